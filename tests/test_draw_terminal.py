@@ -32,10 +32,6 @@ def shown(received: str, columns: int = 20) -> list[str]:
     return ["".join(cell.text for cell in row) for row in draw.screen(received, columns)]
 
 
-def elements(received: str, name: str) -> list[ElementTree.Element]:
-    return ElementTree.fromstring(draw.svg(draw.screen(received), draw.LIGHT, "title")).findall(f".//{SVG}{name}")
-
-
 def test_the_screen_after_escape_sequences() -> None:
     for received, rows in [
         ("50%\r100%\r\ndone", ["100%", "done"]),

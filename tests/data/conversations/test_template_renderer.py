@@ -49,17 +49,13 @@ HOSTILE = {
     "a range": ("{% for i in range(10 ** 9) %}a{% endfor %}", "[Rr]ange too big"),
     "much output": ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", r"writes over 1,048,5\d\d"),
     "attributes": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
-    "attributes of a function": ("{{ raise_exception.__globals__.os }}", "unsafe"),
     "format": ("{{ '{0.__class__.__base__}'.format(messages) }}", "unsafe"),
     "an internal of a namespace": ("{% set ns = namespace(__class__=1) %}{{ ns }}", "unsafe"),
     "changes its input": ("{{ messages.append(1) }}", "unsafe|not safely"),
     "imports": ("{% import 'os' as os %}", "no loader|cannot be rendered"),
     "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion|ended"),
     "deep nesting": ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "recursion|ended"),
-    "no template": ("{% for %}", "cannot be rendered"),
     "an unknown tag": ("{% launch %}", "unknown tag 'launch'"),
-    "an unknown filter": ("{{ 1 | launch }}", "No filter named 'launch'"),
-    "a missing key": ("{{ messages[9].content }}", "cannot be rendered"),
     "an error of Python": ("{{ 1 / 0 }}", "division by zero"),
 }  # fmt: skip
 

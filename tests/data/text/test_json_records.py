@@ -43,17 +43,11 @@ def test_blank_lines_count_but_are_no_records() -> None:
 
 INVALID = {
     "cut off": ('{"a": 1', "line 2: invalid JSON at character 8 ("),
-    "a trailing comma": ('{"a": 1,}', "line 2: invalid JSON at character "),
     "single quotes": ("{'a': 1}", "line 2: invalid JSON at character 2 ("),
     "two values": ('{"a": 1} {"b": 2}', "line 2: invalid JSON at character 10 (extra text after the value: "),
     "a key twice": ('{"x": {"a": 1, "b": 2, "a": 3}}', "the key 'a' is repeated in one object)"),
     "nested": ("[" * 100_000, "line 2: invalid JSON at character 1 (nested too deeply)"),
-    "nested objects": ('{"a":' * 100_000, "line 2: invalid JSON at character 1 (nested too deeply)"),
-    "a control character": ('{"a": "x\x01"}', "line 2: invalid JSON at character 9 ("),
     "a text without an end": ('{"a": "x}', "line 2: invalid JSON at character 7 (Unterminated string)"),
-    "an escape": ('{"a": "\\x41"}', "line 2: invalid JSON at character "),
-    "a word": ("nothing", "line 2: invalid JSON at character 1 ("),
-    "a byte-order mark": ("\ufeff{}", "line 2: invalid JSON at character 1 ("),
 }
 
 

@@ -73,17 +73,10 @@ def test_an_unsupported_or_invalid_config_is_an_error():
         ({"hidden_act": "relu"}, "hidden_act to 'relu'; supported: silu, gelu"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_size": 0}, "hidden_size"),
-        ({"hidden_size": 4.0}, "hidden_size"),
-        ({"hidden_size": "4"}, "hidden_size"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
-        ({"rope_theta": {}}, "rope_theta"),
-        ({"eos_token_id": []}, "eos_token_id"),
         ({"eos_token_id": [0, 10]}, "eos_token_id"),
         ({"eos_token_id": [0, "1"]}, "eos_token_id"),
         ({"bos_token_id": 10}, "bos_token_id 10 is not below"),
-        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
-        ({"num_key_value_heads": 7}, "7 key-value heads do not divide 2 heads$"),
-        ({"head_dim": 3}, "head_dim must be even for rotary embeddings, found 3$"),
     ]
     of_experts = [
         ({"num_experts": None}, "has no num_experts"),
