@@ -147,12 +147,6 @@ def test_explain_compares_as_the_command_does(tiny_model: Path, llm: Llm) -> Non
     assert model.explain(PROMPT, without=["1"], compare="The dog").without == ("1",)
 
 
-def test_detokenize_reverses_tokenize(tiny_model: Path) -> None:
-    model = llmcli.load(tiny_model)
-    for text in (PROMPT, "りんご🍎", ""):
-        assert model.detokenize(model.tokenize(text)) == text
-
-
 def test_a_model_describes_itself(tiny_model: Path) -> None:
     model = llmcli.load(str(tiny_model))
     assert model.path == tiny_model and model.context == 32 and model.record == {"steps": 0}

@@ -153,18 +153,11 @@ def test_a_closed_pipe_prints_no_error(tiny_model: Path) -> None:
 NOT_FINITE = ("nan", "inf", "-inf")
 WRONG = [
     (2, "train", "Missing argument"),
-    (1, "train empty.txt", "empty.txt is empty"),
-    (1, "train blank.txt", "too short"),
     (1, "train nofile.txt", "no file or directory nofile.txt"),
-    (1, "train binaries", "no text found in binaries"),
-    (1, "train latin.txt", "byte 0xe9 at position 3"),
     (1, "train c.txt -o model.safetensors", "already exists; add --force"),
     (2, "train c.txt --time 5", "write it as 90s"),
     (2, "train c.txt --time 5m --steps 3", "give one of them"),
-    (2, "train c.txt --steps x", "--steps must be an integer of at least 1, found x"),
-    (2, "train c.txt --vocab-size 10", "--vocab-size must be an integer from 261 to 1000000, found 10"),
     (1, "train c.txt --tokenizer wordpiece", "give bpe, char or a tokenizer.json"),
-    (1, "train c.txt --tokenizer c.txt", "tokenizer"),
     (1, "train c.txt --tokenizer .", "is a directory; name bpe, char or a tokenizer.json"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
     (2, "train c.txt -o .", "-o needs the name of a file"),
@@ -182,10 +175,6 @@ WRONG = [
     (1, "generate hi -m nofile", "no file or directory nofile"),
     (1, "generate hi --experts", "has no experts"),
     (2, "generate hi -m nofile -m model.safetensors", "--model takes one value, found 2; give it once"),
-    (1, "generate hi -m cut.safetensors", "cut off"),
-    (1, "generate hi -m foreign.safetensors", "llm inspect foreign.safetensors"),
-    (1, "generate hi -m later.safetensors", "pip install --upgrade llmcli"),
-    (1, "generate hi -m binaries", "it has no config.json"),
     (1, "generate", "the prompt is empty"),
     (1, "generate a\udcff", "not UTF-8"),
     *[(2, f"generate hi -t {value}", "--temperature") for value in (-1, *NOT_FINITE)],
@@ -220,7 +209,6 @@ WRONG = [
     (2, "export out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0"),
     (2, "export model.safetensors out --to hf --private", "--private has no effect without --push"),
     (2, "export model.safetensors out --to gguf --push a/b", "--push has no effect with --to gguf"),
-    (2, "export model.safetensors out.gguf --to gguf --dtype q2", "--dtype must be f32, f16, bf16, q8_0, q4_0"),
     # names of files: of the input, or of another format
     (1, "export model.safetensors model.safetensors --force --to tokenizer", "is the model to export"),
     (1, "export model.safetensors model.safetensors --force --quantize int8", "is the model to export"),
@@ -246,16 +234,8 @@ WRONG = [
 
 def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    Path("empty.txt").touch()
-    Path("blank.txt").write_text("\n \n")
     Path("latin.txt").write_bytes(b"caf\xe9 au lait")
-    Path("binaries").mkdir()
-    Path("binaries/x.bin").write_bytes(b"\xff\0")
-    whole = tiny_model.read_bytes()
-    Path("cut.safetensors").write_bytes(whole[:-1])
-    length = int.from_bytes(whole[:8], "little")
-    later = whole[8 : 8 + length].replace(b'"llmcli":"1"', b'"llmcli":"9"')
-    Path("later.safetensors").write_bytes(whole[:8] + later + whole[8 + length :])
+    Path("cut.safetensors").write_bytes(tiny_model.read_bytes()[:-1])
     from safetensors.numpy import save_file
 
     save_file({"a": np.zeros(3, np.float32)}, "foreign.safetensors")

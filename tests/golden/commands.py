@@ -57,10 +57,6 @@ def inspect() -> Iterator[Command]:
     yield Command("inspect int8.safetensors --weights --json")
     yield Command("inspect dense.safetensors --verify --json")
     yield Command("inspect dense.safetensors --verify", Compare.FIGURES)
-    # errors
-    yield Command("inspect plain.safetensors --verify --json")  # has no hash
-    yield Command("inspect absent.safetensors --json")
-    yield Command("inspect dense.safetensors --verify --tensors")
 
 
 def tokenize() -> Iterator[Command]:
@@ -70,9 +66,6 @@ def tokenize() -> Iterator[Command]:
     yield Command("tokenize - -m experts.safetensors", Compare.TEXT, stdin=TEXT)
     yield Command("tokenize - -m tokenizer.json --decode", Compare.TEXT, stdin="[46, 263, 300, 7, 12, 99]")
     yield Command("tokenize - -m experts.safetensors --decode", Compare.TEXT, stdin="46 100 200")
-    # errors
-    yield Command("tokenize - -m dense.safetensors --decode", stdin="not ids")
-    yield Command("tokenize text -m text.txt --json")
 
 
 def generate() -> Iterator[Command]:
@@ -101,10 +94,6 @@ def generate() -> Iterator[Command]:
     yield Command("generate 'The ca' --steps 3 -s 5 -k 9 -p 0.9 --min-p 0.1 -m experts.safetensors --json")
     yield Command(f"generate 'The ca' --next 5 {dense}")
     yield Command("generate 'The ca' --next 5 -m dense.safetensors", Compare.ROWS)
-    # errors
-    yield Command(f"generate 'The cat' -n 2 --experts {dense}")  # has none
-    yield Command(f"generate 'The cat' --next 5 --seed 1 {dense}")
-    yield Command(f"generate 'The cat' -t -1 {dense}")
 
 
 def evaluate() -> Iterator[Command]:
@@ -116,9 +105,6 @@ def evaluate() -> Iterator[Command]:
     yield Command("eval other.txt -m int8.safetensors --json")
     yield Command("eval other.txt --per-token -m second.safetensors --json")
     yield Command("eval other.txt --per-token -m second.safetensors", Compare.FIGURES)
-    # errors
-    yield Command("eval absent.txt -m dense.safetensors --json")
-    yield Command("eval other.txt --per-token -m dense.safetensors -m second.safetensors --json")
 
 
 def explain() -> Iterator[Command]:
@@ -132,17 +118,12 @@ def explain() -> Iterator[Command]:
     yield Command("explain 'The cat' --compare 'The dog' --next 2 -m llama --json")
     yield Command("explain 'The cat' --without 2 --next 2 -m dense.safetensors", Compare.ROWS)
     # errors
-    yield Command("explain 'The cat' --layer 3 -m dense.safetensors --json")
-    yield Command("explain 'The cat' --without 2.9 -m dense.safetensors --json")
     yield Command("explain 'The cat' --without 2 -m mixture.safetensors --json")
 
 
 def mix() -> Iterator[Command]:
     models = "dense.safetensors second.safetensors"
     yield Command(f"mix {models} -o mixed.safetensors --json", files=("mixed.safetensors",))
-    # errors
-    yield Command("mix dense.safetensors experts.safetensors -o none.safetensors --json")  # their tokenizers differ
-    yield Command("mix dense.safetensors -o none.safetensors --json")
 
 
 def import_() -> Iterator[Command]:
@@ -151,9 +132,6 @@ def import_() -> Iterator[Command]:
     yield Command(
         f"import llama --adapter llama_adapter.safetensors -o {merged[0]} --json", files=merged, exact_tensors=False
     )
-    # errors
-    yield Command("import llama --adapter adapter.safetensors -o none.safetensors --json")  # adapts two layers
-    yield Command("import absent -o none.safetensors --json")
 
 
 def export() -> Iterator[Command]:
@@ -168,9 +146,6 @@ def export() -> Iterator[Command]:
     yield Command("export dense.safetensors exported.json --to tokenizer --json", files=("exported.json",))
     yield Command("export dense.safetensors q8.safetensors --quantize int8 --json", files=("q8.safetensors",))
     yield Command("export experts.safetensors q4.safetensors --quantize int4 --json", files=("q4.safetensors",))
-    # errors
-    yield Command("export mixture.safetensors none.gguf --to gguf --json")
-    yield Command("export dense.safetensors none --to hf --dtype q8_0 --json")
 
 
 def gguf() -> Iterator[Command]:
@@ -210,10 +185,6 @@ def train() -> Iterator[Command]:
         "other.txt -o tuned.safetensors --from dense.safetensors --lora 2 --batch-tokens 64",
     ):
         yield Command(f"train {words} --steps 3 {cpu}", type_only=loose, tolerance=0.01)
-    # errors
-    yield Command(f"train text.txt --steps 200 --from dense.safetensors --layers 2 --dry-run {cpu}")
-    yield Command(f"train text.txt --steps 200 --width 48 --heads 5 --dry-run {cpu}")
-    yield Command(f"train absent.txt --steps 200 --dry-run {cpu}")
 
 
 GROUPS = {
