@@ -132,6 +132,7 @@ FILES = {  # form -> (its file, its documents)
     "mixture": ("mixture.safetensors", ("config.json", "training.json")),
     "adapter": ("a.safetensors", ("adapter_config.json", "training.json")),
     "hf": ("hf", ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")),
+    "int8": ("int8.safetensors", ()),  # for test_untrusted_counts.py
 }
 
 CASES = [(form, name) for form, (_, names) in FILES.items() for name in names]

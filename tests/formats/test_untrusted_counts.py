@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from llmcli.errors import LLMError
 from llmcli.formats import loading
 from tests import platforms
 from tests.formats.gguf_by_hand import FIELDS, gguf_bytes, tensors_of_model
-from tests.formats.test_metadata import FILES, READERS, READERS_OF, replaced
+from tests.formats.test_metadata import READERS, READERS_OF, changed, original, replaced
 from tests.platforms import FULL
-from tests.sample_models import make_models, parts, run, write_unhashed
+from tests.sample_models import make_models, run
 
 pytestmark = pytest.mark.slow
 
@@ -58,26 +58,14 @@ def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
             yield what, path
         return
     name = "adapter_config.json" if form == "adapter" else "config.json"
-    path, write, result = writer(form, name)
-    write(json.dumps(result))
-    yield "nothing", path
+    result = original(Path(), form, name)
+    yield "nothing", changed(Path(), form, name, json.dumps(result))
     inside = [(("experts", 0), result["experts"][0])] if form == "mixture" else [((), result)]
     for start, config in inside:
         for key in [key for key, value in config.items() if is_number(value)] + ["sliding_window", "num_experts"]:
             for value in values:
-                changed = {k: v for k, v in config.items() if k != key} | ({} if value is None else {key: value})
-                write(json.dumps(replaced(result, start, changed)))
-                yield f"{key} = {value!r}", path
-    write(json.dumps(result))
-
-
-def writer(form: str, name: str) -> tuple[Path, Callable[[str], object], Any]:
-    """(path of a form, a function that replaces its document, the content of that document)"""
-    path = Path("int8.safetensors" if form == "int8" else FILES[form][0])
-    if path.is_dir():
-        return path, (path / name).write_text, json.loads((path / name).read_text())
-    document = json.loads(parts(path)[0]["__metadata__"][name])
-    return path, lambda text: write_unhashed(path, {name: text}), document
+                other = {k: v for k, v in config.items() if k != key} | ({} if value is None else {key: value})
+                yield f"{key} = {value!r}", changed(Path(), form, name, json.dumps(replaced(result, start, other)))
 
 
 def peak() -> float:
