@@ -183,6 +183,14 @@ def tiny_model(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "model.safetensors")
 
 
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the models of sample_models.py, which tests copy."""
+    from tests.sample_models import make_models
+
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
 @pytest.fixture
 def sure_model(tiny_model: Path) -> Path:
     """The tiny model with more certain predictions: a search for next words is short, in a child process too."""

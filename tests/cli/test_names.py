@@ -14,7 +14,7 @@ import pytest
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console
 from llmcli.formats.safetensors import file as safetensors_file
-from tests.sample_models import make_models, run
+from tests.sample_models import run
 
 NAME = "m\x1b]0;x\x07\n\r\x9b31m\u202e\u2066\u200f\u061c\x7f"
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -32,11 +32,6 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(inner)
     elif isinstance(value, str):
         yield value
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_models(tmp_path_factory.mktemp("models"))
 
 
 def named(ending: str) -> str:

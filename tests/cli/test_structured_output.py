@@ -57,7 +57,6 @@ def test_each_line_and_each_row_has_the_form(llm: Llm, chat_model: Path) -> None
 
 def test_a_form_that_cannot_be_had_is_one_line(llm: Llm, chat_model: Path) -> None:
     for words, message in [
-        (("--regex", "("), "the regular expression cannot be used: "),
         (("--regex", "a", "--grammar", "form.lark"), "--regex and --grammar cannot be combined"),
         (("--regex", "a", "--choices", "a,b"), "--regex has no effect with --choices"),
         (("--regex", "a", "--next", 3), "--regex has no effect with --next"),

@@ -20,7 +20,7 @@ from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation import next_words
 from tests.platforms import FULL, in_full
-from tests.sample_models import make_models, parts, run, write_unhashed
+from tests.sample_models import parts, run, write_unhashed
 
 OF_OTHER_TYPES = (7, None)  # in place of each value of a document
 MORE = ("x", -1, [], {}, [{}], [[1]], 10**400, float("nan"))
@@ -103,11 +103,6 @@ def test_a_value_of_another_type_is_reported_with_its_place() -> None:
         with pytest.raises(LLMError) as caught:
             read_as(kind, value)
         assert str(caught.value) == error, (value, kind, error)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_models(tmp_path_factory.mktemp("models"))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -21,7 +21,7 @@ from tests import platforms
 from tests.formats.gguf_by_hand import FIELDS, gguf_bytes, tensors_of_model
 from tests.formats.test_metadata import READERS, READERS_OF, changed, original, replaced
 from tests.platforms import FULL
-from tests.sample_models import make_models, run
+from tests.sample_models import run
 
 pytestmark = pytest.mark.slow
 
@@ -112,11 +112,6 @@ def work(form: str) -> None:
             before = before or peak()
     if peak() - before > MAX_EXTRA_MEMORY:
         print(f"memory grew by {peak() - before:.0f} MB")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_models(tmp_path_factory.mktemp("models"))
 
 
 @platforms.linux

@@ -121,10 +121,6 @@ def test_the_command(llm: Llm, tiny_model: Path) -> None:
     page = Path("page.html").read_bytes()
     assert json.loads(answer.stdout) == {"file": "page.html", "to": "html", "bytes": len(page)}
     assert "weights: int8, one scale per row" in answer.stderr
-    again = llm("export", "model.safetensors", "page.html", "--to", "html")
-    assert again.exit_code == 1 and "already exists; add --force" in again.stderr
-    assert llm("export", "model.safetensors", "page.html", "--to", "html", "--force").exit_code == 0
-    assert Path("page.html").read_bytes() == page
     f16 = llm("export", "model.safetensors", "f16.html", "--to", "html", "--dtype", "f16")
     assert f16.exit_code == 0 and "weights: float16" in f16.stderr
     wrong = llm("export", "model.safetensors", "x.html", "--to", "html", "--dtype", "bf16")

@@ -51,7 +51,6 @@ def test_the_command(llm: Llm, tiny_model: Path) -> None:
     assert page == training_page()
     assert llm("export", "lesson.html", "--to", "html", "--trainable").exit_code == 0
     assert Path("lesson.html").read_bytes() == page
-    assert "already exists; add --force" in llm("export", "--to", "html", "--trainable").stderr
     assert llm("export", "model.safetensors", "--to", "html", "--trainable", "--dtype", "f32").exit_code == 0
     assert Path("model.html").read_text("utf-8") == page_of(tiny_model, trainable=True)
     wrong = {

@@ -10,16 +10,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from tests.cli.terminals import Typist
+from tests.conftest import Llm
 
-Llm = Callable[..., Result]
 TEXT = "The cat sat on the mat. The dog ate the hat. She likes to eat.\n" * 1500
 SMALL = ("--layers", "1", "--width", "32", "--context", "16", "--batch-tokens", "512", "--threads", "1")
 

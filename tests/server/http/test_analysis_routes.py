@@ -10,29 +10,24 @@ pytest.importorskip("starlette", reason='needs starlette: pip install "llmcli[se
 
 from starlette.testclient import TestClient
 
-from tests.sample_models import make_models, run
+from tests.sample_models import run
 from tests.server.conftest import client_of
 
 PROMPT = "The cat sat"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[TestClient]:
-    paths = [folder / f"{name}.safetensors" for name in ("m", "sparse", "mixture")]
+def client(models: Path) -> Iterator[TestClient]:
+    paths = [models / f"{name}.safetensors" for name in ("m", "sparse", "mixture")]
     with client_of(paths) as opened:
         yield opened
 
 
 @pytest.mark.slow
-def test_weights_as_of_generate(client: TestClient, folder: Path) -> None:
+def test_weights_as_of_generate(client: TestClient, models: Path) -> None:
     for count in [8, 40]:
         for name, experts in [("sparse", ["0", "1"]), ("mixture", ["m", "other"])]:
-            model = folder / f"{name}.safetensors"
+            model = models / f"{name}.safetensors"
             answer = run("generate", PROMPT, "-m", model, "-t", 0, "-n", count, "--experts", "--json", "--literal")
             tokens = json.loads(answer.stdout)["tokens"]
             asked = {"model": name, "prompt": PROMPT, "token_ids": [token["id"] for token in tokens]}
