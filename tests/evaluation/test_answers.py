@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
-from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.answers import evaluate_answers, measure_answers, spread
 from llmcli.evaluation.evaluator import Score
 from tests.data.conversations.test_batches import numbered
+from tests.training.chats import conversation
 
 lengths_of = st.lists(st.integers(2, 30), min_size=1, max_size=30)
 
@@ -72,11 +72,6 @@ class Uniform:
 
 def silent(share: float) -> None:
     pass
-
-
-def conversation(*contents: str) -> Conversation:
-    roles = ("user", "assistant")
-    return Conversation(tuple(Message(roles[i % 2], content) for i, content in enumerate(contents)))
 
 
 def test_bits_per_byte_are_of_the_answers_and_the_tokens_that_end_them() -> None:

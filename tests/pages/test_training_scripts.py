@@ -94,9 +94,7 @@ NETWORK = """const { config, weights, windows, T } = input, R = windows.length *
         (37, 8, 12, 1, 1, 8, 5, False),
         (300, 32, 80, 2, 2, 16, 64, False),
         (19, 16, 24, 2, 4, 4, 1, True),
-        (261, 48, 128, 1, 3, 16, 33, True),
         (5, 4, 3, 1, 2, 2, 7, True),
-        (129, 64, 160, 2, 2, 32, 8, True),
         (70, 40, 33, 1, 5, 8, 12, False),
     ],
 )

@@ -177,7 +177,6 @@ def test_the_final_evaluation_grows_with_the_run() -> None:
         (1_600_000, 10**9, 65_536),
         (6_400_000, 10**9, 100_000),
         (1_600_000, 5000, 5000),
-        (0, 300, 300),
         (10**10, 10**9, 4_194_304),
     ]:
         assert final_evaluation_tokens(trained, 4096, held_out) == tokens
