@@ -234,10 +234,8 @@ def test_the_description_is_valid():
 def test_routes_that_are_not_offered_name_those_that_are(client):
     for method, path, message in [
         ("POST", "/v1/embeddings", "/v1/embeddings is not offered here; there are /v1/chat/completions, "),
-        ("POST", "/api/generate", "/api/generate is not offered here; there are /v1/chat/completions, "),
         ("GET", "/health/", "/health/ is not offered here; there are "),
         ("GET", "/v1/completions", "GET is not offered at /v1/completions; use POST"),
-        ("POST", "/v1/audio/speech", "/v1/audio/speech is not offered here; there are "),
     ]:
         answer = client.request(method, path, json={"input": "x"} if method == "POST" else None)
         assert answer.status_code == (405 if message.startswith("GET") else 404), (method, path, message)

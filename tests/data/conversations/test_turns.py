@@ -147,12 +147,9 @@ Captain: Then answer me.
 """
 OTHER_TEXTS = {
     "nothing": "",
-    "blank lines": "\n \n\n",
     "prose": "Once upon a time there was a user: he asked.\nA: no.\n",
-    "prose whose first line is a question": "Q: What is this?\nIt is a book about questions.\n\n" + "And so on.\n" * 50,
     "a book that opens with a question and an answer": "Q: Who?\nA: Me.\n\nChapter 1\n\n" + "It was a day.\n" * 1000,
     "a title before the first question": "Questions and answers\n\nQ: 1\nA: a\nQ: 2\nA: b\n",
-    "a play": "First Citizen:\nBefore we proceed, hear me.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are here?\n",
     "a play with a human, an AI and another": PLAY * 5,
     "a play with a user, a bot and many others": "".join(
         f"User: I am lost.\n{name}: So am I.\nBot: Who is not?\n{name}: Be quiet.\n"
@@ -168,9 +165,6 @@ OTHER_TEXTS = {
     "links": "User://a\nAI://b\n",
     "YAML": "user: root\npassword: x\nports:\n  - 80\n",
     "lower case letters": "q: 1\na: 2\n",
-    "code": "if a:\n    b = 1\nelse:\n    c = 2\n",
-    "a message": "From: Alice\nTo: Bob\nSubject: Hi\n\nUser: x\nAssistant: y\n",
-    "dialogue in quotes": '"Human: no," she said.\n"AI: yes."\n',
     "a speaker without the other": "User: Hi\nA: Ho\n" * 3,
 }
 

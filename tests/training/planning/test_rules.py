@@ -13,7 +13,6 @@ from tests.training.plans import BASE, plan
 def test_the_context_length_follows_the_text() -> None:
     for train_tokens, seconds, expected in [
         (9, 60, 8),
-        (40, 60, 8),
         (70, 60, 16),
         (1000, 60, 128),
         (100_000, 60, 256),
@@ -71,7 +70,6 @@ def test_dropout_grows_with_the_number_of_epochs():
 def test_the_size_of_the_validation_slice() -> None:
     for epochs, train_tokens, tokens in [
         (10.0, 200_000, 3125),
-        (2.0, 200_000, 3125),
         (1.0, 3_200_000, 8000),
         (1.0, 100_000_000, 65_536),
         (10.0, 30_000, 0),
