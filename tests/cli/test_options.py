@@ -26,7 +26,6 @@ def test_values_have_the_types_of_their_options() -> None:
         ("generate", "stop", ("x", "y"), ["x", "y"]),
         ("generate", "stop", (), []),
         ("train", "output", "a.safetensors", Path("a.safetensors")),
-        ("train", "kl_weight", "0", 0.0),
     ]:
         made = converted(command, name, value)
         assert (made, type(made)) == (expected, type(expected)), (command, name)

@@ -122,29 +122,25 @@ def run(*words, **environment):
     return result.stdout
 
 
-CHOICES = """
-task: local_choices
+TASK = """
+task: local_{kind}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {data}}}}}
 test_split: test
-output_type: multiple_choice
 doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
 target_delimiter: ""
-metric_list: [{{metric: acc}}]
+"""
+CHOICES = """
+output_type: multiple_choice
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}]
 """
 GENERATED = """
-task: local_generated
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
 output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{target}}}}"
-target_delimiter: ""
-generation_kwargs: {{until: ["."], max_gen_toks: 8, temperature: 0}}
-metric_list: [{{metric: exact_match}}]
+doc_to_target: "{{target}}"
+generation_kwargs: {until: ["."], max_gen_toks: 8, temperature: 0}
+metric_list: [{metric: exact_match}]
 """
 QUESTIONS = [
     {"question": "The cat", "choices": [" sat on the mat.", " ate the hat."], "answer": 0},
@@ -171,8 +167,8 @@ def test_lm_eval_gives_the_log_likelihoods_of_llm_eval(url, local, tmp_path):
     targets = [local.generate(one["question"], literal=True, **options) for one in QUESTIONS]  # lm_eval sends token ids
     rows = [one | {"target": target} for one, target in zip(QUESTIONS, targets, strict=True)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    (tmp_path / "choices.yaml").write_text(CHOICES.format(data=data), "utf-8")
-    (tmp_path / "generated.yaml").write_text(GENERATED.format(data=data), "utf-8")
+    for kind, more in (("choices", CHOICES), ("generated", GENERATED)):
+        (tmp_path / f"{kind}.yaml").write_text(TASK.format(kind=kind, data=data) + more, "utf-8")
     run(
         "lm_eval", "--model", "local-completions", "--tasks", "local_choices,local_generated",
         "--include_path", tmp_path,

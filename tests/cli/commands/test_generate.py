@@ -26,12 +26,6 @@ def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Pa
     assert sum(word["probability"] for word in shown["next"]) + shown["unexplored"] == pytest.approx(1, abs=1e-3)
 
 
-def test_a_seed_reproduces_the_text_and_nothing_else_is_written(llm: Llm, tiny_model: Path) -> None:
-    command = ("generate", "The cat", "-n", 8, "--seed", 3)
-    plain = llm(*command)
-    assert (plain.stdout, plain.stderr) == (json.loads(llm(*command, "--json").stdout)["text"] + "\n", "")
-
-
 def test_choices_continue_the_prompt(llm, tiny_model):
     """A choice that ends the word, and the same with the whole last word, are the same text."""
 
