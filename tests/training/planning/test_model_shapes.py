@@ -74,7 +74,6 @@ def test_heads_take_half_of_a_wide_model_on_a_cpu() -> None:
         (64, (2, 32), (2, 32)),
         (101, (2, 50), (2, 50)),
         (192, (2, 64), (3, 64)),
-        (256, (2, 64), (4, 64)),
         (768, (6, 64), (12, 64)),
     ]:
         assert _heads(width, "cpu") == on_cpu
