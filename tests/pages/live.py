@@ -160,7 +160,10 @@ class Program:
         """All answers about a prediction in one; "attention" [L, H, N, N] has zeros after the diagonal."""
         script = """async ([text, without]) => {
             const all = {}, request = { text, ids: null, prefix: 0, without }, { layers, config } = runtime.model;
-            for await (const answer of jobs.inside(request, async () => {})) Object.assign(all, answer);
+            for await (const answer of jobs.inside(request, async () => {})) {
+                all.quick ??= answer.pairs;
+                Object.assign(all, answer);
+            }
             const heads = [...Array(config.num_attention_heads).keys()], rows = all.labels.map((_, i) => i);
             const weights = rows.map((position) => atOnce.attention({ position }).attention);
             all.last = all.attention.map((heads) => heads.map((row) => [...row]));

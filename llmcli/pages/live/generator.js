@@ -54,14 +54,14 @@ async function nextTokens(runtime, vocabulary, prompt, settings, check) {
 }
 
 // The words that may follow a prompt, as next_words.py of llmcli finds them: a word may be spelled in several ways, whose
-// probabilities are summed. Yields the words again and again, as it finds more, the most likely first:
-// [{text, probability, continues, added, place}]. `place` is that of the token with which the word most likely begins, as in
-// `nextTokens`.
+// probabilities are summed. Yields {words, looks} again and again, as it finds more. The words are ranked by probability:
+// [{text, probability, continues, added, place}], where `place` is that of the token with which the word most likely begins, as
+// in `nextTokens`. `looks` is 1 at the end of a quick search and during the thorough one.
 async function* nextWords(runtime, vocabulary, prompt, settings, check) {
   const end = completeText([...prompt.head, ...prompt.tail].slice(-4).map((id) => vocabulary.tokens[id]).join(""));
   const limit = Math.max(MIN_EVALUATIONS, Math.min(MAX_EVALUATIONS, Math.floor(MAX_WORK / runtime.model.config.parameters)));
   const thorough = { most: Math.floor(limit / PROMPT_SHARE), negligible: MIN_PROBABILITY };
-  let shown = performance.now();
+  let shown = performance.now(), looks = 0;
   for (const [evaluations, options] of [[QUICK_EVALUATIONS, {}], [limit, thorough]]) {
     const read = await readPrompt(runtime, vocabulary, prompt, settings, check, { ...options, reserve: MAX_WORD_TOKENS });
     const words = new WordSearch(vocabulary, end), { search } = read;
@@ -72,7 +72,7 @@ async function* nextWords(runtime, vocabulary, prompt, settings, check) {
       await check();
       if (performance.now() - shown > SHOW_EVERY) {
         shown = performance.now();
-        yield words.ranked();
+        yield { words: words.ranked(), looks };
       }
       const best = words.next();
       if (best.path.length > search.space) continue;
@@ -82,7 +82,7 @@ async function* nextWords(runtime, vocabulary, prompt, settings, check) {
         words.put(best.probability * probability, [...best.path, id], best.spelled + vocabulary.tokens[id], best.token);
       });
     }
-    yield words.ranked();
+    yield { words: words.ranked(), looks: ++looks };
     if (1 - words.explored < MAX_UNEXPLORED) return;
   }
 }

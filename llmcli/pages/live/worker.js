@@ -49,6 +49,14 @@ function placeOf(prompt, { path, added }) {
   return { ids: [...head, ...path.slice(0, -1)], token, tail, fits: (id) => !tail || fitting.has(id) };
 }
 
+// The words that a quick search finds; it has found the likeliest ones, at whatever speed it ran.
+async function quickLook(search) {
+  for (;;) {
+    const { words, looks } = (await search.next()).value;
+    if (looks) return words;
+  }
+}
+
 // The logit lens. Its last row is the prediction itself: of the last layer, or of the n-gram cache, which comes after it.
 function lensOf(fits, prediction, hasCache) {
   const rows = recording.lens(fits);
@@ -62,7 +70,7 @@ const jobs = {
     const prompt = promptOf(state), all = [...prompt.head, ...prompt.tail];
     yield { tokens: { ids: all, prefix: prompt.prefix, labels: all.slice(prompt.prefix).map((id) => tokenizer.label(id)) } };
     if (unit === "tokens") return yield answerOf((await nextTokens(runtime, vocabulary, prompt, settings, check)).map(shownToken));
-    for await (const words of nextWords(runtime, vocabulary, prompt, settings, check)) yield answerOf(words);
+    for await (const { words } of nextWords(runtime, vocabulary, prompt, settings, check)) yield answerOf(words);
   },
 
   // Continues a text by up to `count` tokens.
@@ -82,8 +90,8 @@ const jobs = {
     switchOff(recording, without);
     for (const one of runtimes) tokens.push(await nextTokens(one, vocabulary, prompt, PLAIN, check));
     const searches = runtimes.map((one) => nextWords(one, vocabulary, prompt, PLAIN, check)), after = tokens.at(-1);
-    for (const search of searches) words.push((await search.next()).value);
-    const found = () => pairs(...[0, runtimes.length - 1].map((i) => wordsOr(words[i], tokens[i]))), quick = found();
+    for (const search of searches) words.push(await quickLook(search));
+    const found = (isEnd) => pairs(...[0, runtimes.length - 1].map((i) => wordsOr(words[i], tokens[i])), isEnd), quick = found(false);
     const chosen = chosenPair(quick, target), { ids, token, tail, fits } = placeOf(prompt, chosen.place);
     const answer = { chosen, token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
     yield { ...answer, pairs: quick };
@@ -91,8 +99,8 @@ const jobs = {
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
     const shown = { lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
     yield { labels, ...shown, attention: recording.attention(labels.length - 1) };
-    for (const [i, search] of searches.entries()) for await (const more of search) words[i] = more;
-    const all = found();
+    for (const [i, search] of searches.entries()) for await (const more of search) words[i] = more.words;
+    const all = found(true);
     yield { ...answer, pairs: all, chosen: all.find(({ text }) => text === chosen.text) ?? chosen };
     const bits = labels.map(() => null);
     changed.rewind(); // its network is used without the cache
@@ -116,9 +124,9 @@ const jobs = {
       for (const i of open) {
         const { value, done } = await searches[i].next();
         if (done) open = open.filter((one) => one !== i);
-        else words[i] = value;
+        else words[i] = value.words;
       }
-      yield { pairs: pairs(...words) };
+      yield { pairs: pairs(...words, !open.length) };
     }
   },
 

@@ -5,7 +5,7 @@ const SAMPLE_TOKENS = 80;
 const toUtf8 = (text) => new TextEncoder().encode(text);
 const MAX_PROBE_POINTS = 24; // of more, every second one is kept
 let source = null; // of the text: {bytes, name} of a file or an example; null if it was typed
-let draft = null; // for the next training: {trainer, facts, shapes, ...}; without facts while the text is read
+let draft = null; // for the next training: {trainer, next, facts, shapes, ...}; without facts while the text `next` is read
 let run = null; // {trainer, name, phase, progress, model, opened, probe}; the other tabs show the model `opened`
 let typing = 0; // timer
 let isSaved = true, isPredicting = false;
@@ -48,7 +48,7 @@ async function prepare(next = source) {
   endReading();
   showProblem("");
   if (!bytes.length && !next) return;
-  const own = draft = { trainer: newTrainer() };
+  const own = draft = { trainer: newTrainer(), next };
   showTraining();
   const body = { bytes: bytes.slice().buffer, name, kind: train("kind").value, training: data.training };
   await answersTo("prepare", body, (answer) => {
@@ -271,7 +271,7 @@ train("examples").addEventListener("click", ({ target: { dataset: { text: name, 
   train("prompt").value = prompt;
   prepare({ bytes: toUtf8(EXAMPLES[name]), name: `${name}.txt` });
 });
-train("kind").addEventListener("change", () => prepare());
+train("kind").addEventListener("change", () => prepare(draft?.next ?? source)); // also while a text is read
 train("choose").addEventListener("click", () => train("file").click());
 train("file").addEventListener("change", () => readFile(train("file").files[0]));
 for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => {
