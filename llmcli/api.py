@@ -364,7 +364,7 @@ class Model:
     ) -> Score | ScoredText:
         """Score the model on a text: `.network_bits_per_byte` (the network alone), `.adapting_bits_per_byte`
         (with the n-gram cache; None without one), `.bits_per_byte` (with the cache if the model has one),
-        `.perplexity`, `.accuracy`, `.tokens`.
+        `.perplexity` (of `.bits_per_byte`), `.accuracy` (of the network alone), `.tokens`.
 
         With `prompt`, score the text as an answer or a continuation, as `choose` does: `.logprob` (natural),
         `.probability`, `.bits_per_byte`, `.tokens`.

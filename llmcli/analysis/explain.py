@@ -168,10 +168,10 @@ def predict_next(
     tail = token_bytes[: len(token_bytes) - len(continuations[0].new_bytes)]
     logprobs = np.where(np.isneginf(first.logits), -np.inf, log_softmax(first.model_logits))
     added = AddedText(logprobs, tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(logprobs))))
-    if first.tokens is not None:  # entry -> token; several entries may have one token
+    if first.tokens is not None:  # entry -> token; of several entries with one token, the most likely counts
         entries = logprobs
         logprobs = np.full(len(vocabulary), -np.inf)
-        np.logaddexp.at(logprobs, first.tokens, entries)
+        np.maximum.at(logprobs, first.tokens, entries)
     allowed = np.ones(len(vocabulary), bool)
     if tail:
         allowed[:] = False

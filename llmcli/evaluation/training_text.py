@@ -258,7 +258,8 @@ def changed_files_note(sources: Sources, records: Records) -> str:
     """Return a note about the files that have the name of a training file and other content; "" if there are
     none."""
     entries = [entry for stage in all_stages(records) for entry in stage.corpus]
-    trained = {units.file_name(entry.name, entry.member) for entry in entries}
+    # an exported model's record has names without hashes
+    trained = {units.file_name(entry.name, entry.member) for entry in entries if entry.sha256}
     hashes = _recorded_hashes(records)
     names = [
         file.name

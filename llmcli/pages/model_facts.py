@@ -165,7 +165,9 @@ def expert_rows(header: "Header", record: TrainingRecord) -> list[tuple[str, str
         config: EnsembleConfig = parse_document(text, "its config.json", EnsembleConfig)
     rows = []
     for name, model, expert in zip(config.names, config.experts, record.experts, strict=False):
-        shape = f"{model.get('num_hidden_layers')} layers, hidden size {model.get('hidden_size')}"
+        layers = model.get("num_hidden_layers")
+        noun = "layer" if layers == 1 else "layers"
+        shape = f"{layers} {noun}, hidden size {model.get('hidden_size')}"
         corpus = ", ".join([*expert.sizes][:MAX_NAMES])
         figures = Figures.of_record(expert)
         rows.append((name, shape, corpus, figures.numbers if figures else ""))

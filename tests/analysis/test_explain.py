@@ -116,7 +116,7 @@ def test_probabilities_equal_those_of_generate_exactly() -> None:
                 total = float(np.log(float(np.exp(used - used.max()).sum())))
                 logprobs = np.where(np.isneginf(logits), -np.inf, (used - used.max()).astype(np.float64) - total)
                 expected = np.full(300, -np.inf)
-                np.logaddexp.at(expected, range(300) if tokens is None else tokens, logprobs)
+                np.maximum.at(expected, range(300) if tokens is None else tokens, logprobs)
                 assert np.array_equal(explanation.logprobs, expected), (context, literal, prompt)
                 assert explanation.most_likely(1) == [next_token], context
                 lens = explanation.logit_lens

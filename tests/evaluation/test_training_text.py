@@ -19,6 +19,7 @@ from llmcli.evaluation import training_text
 from llmcli.evaluation.memorization import LENGTH, find_verbatim
 from llmcli.evaluation.training_text import (
     TrainingText,
+    changed_files_note,
     find_corpus,
     find_small_training_texts,
     find_sources,
@@ -168,6 +169,11 @@ def test_a_record_that_does_not_say_it_names_no_training_text() -> None:
         assert joined(untrained_part(corpus, [record_of(corpus, 2) | changes])) == ["one"], changes
         without = record_of(corpus, 2).without("train_bytes")
         assert joined(untrained_part(corpus, [without])) == ["one"] and not is_held_out(corpus, without), changes
+    # an exported model's record has names without hashes, so nothing is known about the content
+    file = {"name": corpus.documents[0].name}
+    for entry, note in ((file | {"sha256": "0"}, "a model was trained on a file of this name with other"), (file, "")):
+        found = changed_files_note(Sources(corpus, ()), [record_of(corpus, 2) | {"corpus": [entry]}])
+        assert note in found and bool(note) == bool(found), entry
 
 
 def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:

@@ -274,8 +274,8 @@ def test_what_is_not_a_file_is_not_replaced(tmp_path: Path) -> None:
         ("d", {}, r"d is a directory; .* `output` d/model\.safetensors"),
         ("d", page, r"d is a directory; .* --html d/page\.html"),
         ("-", {}, r"found -, which is standard output; .* `output` model\.safetensors"),
-        ("a/b/f", {}, f"no directory {tmp_path}/a/b; .*mkdir -p {tmp_path}/a/b"),
-        ("a/f", {}, "no directory"),
+        ("b/c/f", {}, f"no directory {tmp_path}/b/c; .*mkdir -p {tmp_path}/b/c"),
+        ("a/f", {}, f"{tmp_path}/a is not a directory; give another name"),
         ("f" * 300, {}, "cannot write"),
     ]
     if os.name != "nt":

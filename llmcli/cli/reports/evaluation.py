@@ -101,10 +101,11 @@ def print_scores(
         console.caption(
             f"{ADAPTING}: bits per byte of models with their n-gram cache, and of adaptive compressors."
         )
+    of_adapting = f" ({ADAPTING}, where there is a figure)" if ADAPTING in names else ""
     console.caption(
         "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all "
-        "models. perplexity: as uncertain as a choice among that many equally likely tokens; comparable only "
-        "between models with the same tokenizer. accuracy: "
+        f"models. perplexity{of_adapting}: as uncertain as a choice among that many equally likely tokens; "
+        "comparable only between models with the same tokenizer. accuracy: "
         "share of tokens that were the network's most likely one."
     )
     if EXACT in names:

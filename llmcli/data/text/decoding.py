@@ -269,6 +269,8 @@ def _recognize(name: str, content: FileContent, copy: TextCopy, error: NotTextEr
         if b"\0" in block:
             if not sample and (codec := encodings.utf16_codec(block)):
                 return codec
+            if not isinstance(error.__cause__, UnicodeDecodeError):  # the problem is the zero byte
+                raise error
             raise NotTextError(
                 f"{error.problem}; it has zero bytes, so it is a binary file or UTF-16"
             ) from error

@@ -147,6 +147,8 @@ class DividedConversations:
 
     def encode(self, tokenizer: Tokenizer) -> "PreparedConversations":
         """Tokenize. Raises LLMError if there is nothing to learn."""
+        if not self.split.training:
+            raise LLMError("`val` leaves no conversation for training; hold out fewer: `val` 0.1")
         template = self.inputs.template or ChatTemplate(CHATML, tokenizer)
         training, kept = _encode(self.split.training, template)
         if not len(training):

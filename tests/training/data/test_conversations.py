@@ -206,6 +206,8 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
     assert ready.record.document["conversations"]["dropped"] == 1 and ready.record.conversations.training == 35
     with pytest.raises(LLMError, match=r"nothing to learn from in chats.jsonl: none of 2 conversations has an answer"):
         prepared(conversations=inputs([silent, silent]))
+    with pytest.raises(LLMError, match=r"^`val` leaves no conversation for training; hold out fewer: `val` 0\.1$"):
+        prepared(conversations=inputs([conversation(*pair) for pair in PAIRS], held_out=0.999))
     with pytest.raises(LLMError, match=r"no answer begins within a context of 8 tokens.*larger `context`"):
         prepared(context=8)
 
