@@ -176,7 +176,8 @@ def test_parts_that_are_switched_off_change_the_next_word(blank: "Page", tmp_pat
             assert highest == sorted(highest, reverse=True)  # what wins without the parts is not the last bar
             largest.append(max(abs(one["bits"]) for one in found["pairs"]))
             lens = [one["probability"] for one in found["lens"][-1]]
-            assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
+            if is_cached or not found["tail"]:  # otherwise it is about one tokenization, as the rows before it
+                assert lens == pytest.approx(np.sort(probabilities)[::-1][:4], abs=2e-3)
             assert len(found["lens"]) == model.config.num_hidden_layers + 1 + is_cached
         assert max(largest) > 0.1, is_cached
         alone = program.inside("I like to drink green tea. I like to", ["cache"])["pairs"]

@@ -57,9 +57,11 @@ async function quickLook(search) {
   }
 }
 
-// The logit lens. Its last row is the prediction itself: of the last layer, or of the n-gram cache, which comes after it.
-function lensOf(fits, prediction, hasCache) {
+// The logit lens. Its last row is the prediction itself: of the n-gram cache, which comes after the layers, or of the last layer,
+// unless the layers only predict the rest of a token that begins inside the prompt, with `tail`.
+function lensOf({ fits, tail }, prediction, hasCache) {
   const rows = recording.lens(fits);
+  if (tail && !hasCache) return rows;
   const last = prediction.slice(0, LENS_TOKENS).map(({ path, probability }) => ({ label: tokenizer.label(path.at(-1)), probability }));
   return [...(hasCache ? rows : rows.slice(0, -1)), last];
 }
@@ -92,12 +94,12 @@ const jobs = {
     const searches = runtimes.map((one) => nextWords(one, vocabulary, prompt, PLAIN, check)), after = tokens.at(-1);
     for (const search of searches) words.push(await quickLook(search));
     const found = (isEnd) => pairs(...[0, runtimes.length - 1].map((i) => wordsOr(words[i], tokens[i])), isEnd), quick = found(false);
-    const chosen = chosenPair(quick, target), { ids, token, tail, fits } = placeOf(prompt, chosen.place);
+    const chosen = chosenPair(quick, target), place = placeOf(prompt, chosen.place), { ids, token, tail, fits } = place;
     const answer = { chosen, token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
     yield { ...answer, pairs: quick };
     await recording.record(ids, check);
     const { first } = recording, labels = ids.slice(first).map((id) => tokenizer.label(id));
-    const shown = { lens: lensOf(fits, after, changed.cache), attribution: recording.attribution(token) };
+    const shown = { lens: lensOf(place, after, changed.cache), attribution: recording.attribution(token) };
     yield { labels, ...shown, attention: recording.attention(labels.length - 1) };
     for (const [i, search] of searches.entries()) for await (const more of search) words[i] = more.words;
     const all = found(true);
@@ -114,9 +116,9 @@ const jobs = {
     const lenses = [];
     for (const one of [...runtimes, recording]) switchOff(one, without);
     for (const [i, prompt] of prompts.entries()) {
-      const found = await nextTokens(runtimes[i], vocabulary, prompt, PLAIN, check), { ids, token, fits } = placeOf(prompt, found[0]);
-      await recording.record(ids, check);
-      lenses.push({ token: tokenizer.label(token), lens: lensOf(fits, found, changed.cache) });
+      const found = await nextTokens(runtimes[i], vocabulary, prompt, PLAIN, check), place = placeOf(prompt, found[0]);
+      await recording.record(place.ids, check);
+      lenses.push({ token: tokenizer.label(place.token), lens: lensOf(place, found, changed.cache) });
     }
     yield { lenses };
     const searches = prompts.map((prompt, i) => nextWords(runtimes[i], vocabulary, prompt, PLAIN, check));
