@@ -256,13 +256,12 @@ class _Planner:
             min_tokens=min_tokens,
         )
         estimate = choose(seconds)
-        teacher_share = rules.distillation(task, seconds * estimate.tokens_per_second).value
-        if not teacher_share:
+        # a smaller model, for the time that each of two has, is at most about twice as fast
+        if not rules.distillation(task, 2 * seconds * estimate.tokens_per_second).value:
             return estimate
-        for_two_models = choose(seconds * rules.token_shares(teacher_share)[1])
-        # unless that model turned out to be slower
-        still_enough = rules.distillation(task, seconds * for_two_models.tokens_per_second).value
-        return for_two_models if still_enough else estimate
+        for_two_models = choose(seconds * rules.token_shares(recipe.TEACHER_SHARE)[1])
+        in_time = seconds * for_two_models.tokens_per_second
+        return for_two_models if rules.distillation(task, in_time).value else estimate
 
     def _tokens_in_time(self, estimate: Estimate) -> float:
         """Return the tokens of the time budget, without the limit of epochs, or of the fixed number of

@@ -123,7 +123,9 @@ EPOCHS_MARGIN = 0.05  # relative distance beyond a threshold at which the rates 
 # minimum length of the training text; shorter texts reach 20 epochs within minutes and have a small
 # validation slice
 DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
-DISTILLATION_EPOCHS = 7.5  # minimum; with fewer, one model is as good or better ["Training two models"]
+# minimum number of epochs that one model of the shape for half the time would make in the whole time; with
+# fewer, one larger model is as good or better ["Training two models"]
+DISTILLATION_EPOCHS = 6.5
 TEACHER_SHARE = 0.45  # share of the run; the student gets about as many, slower steps ["Training two models"]
 # weight of the teacher's predictions in the targets; 0.8 is no better ["Distillation from a first run"]
 TEACHER_WEIGHT = 0.5
