@@ -218,8 +218,8 @@ def explain(
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
     recorder, logits = _recorded(runtime, context, held, check)
     residuals = recorder.residuals[:, -1]
-    # the last prediction is exactly the one that `generate` makes, unless the layers only predict the rest of a
-    # token that begins inside the prompt
+    # the last prediction is exactly the one that `generate` makes, unless the token begins inside the prompt:
+    # all rows are then about one tokenization
     last = prediction.logprobs if predictor is runtime and not place.tail_bytes else None
     lens = _logit_lens(runtime, residuals, place.allowed, candidates, last)
     effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)

@@ -249,10 +249,11 @@ def check_directory_name(directory: Path) -> None:
 
 def _require_directory(directory: Path) -> None:
     """Raise LLMError unless the directory for a new file or directory exists."""
-    if directory.exists() and not directory.is_dir():
+    if directory.is_dir():
+        return
+    if directory.exists():
         raise LLMError(f"{directory} is not a directory; give another name")
-    if not directory.is_dir():
-        raise LLMError(f"there is no directory {directory}; make it first: mkdir -p {directory}")
+    raise LLMError(f"there is no directory {directory}; make it first: mkdir -p {directory}")
 
 
 def is_in_use(directory: Path) -> bool:

@@ -66,12 +66,12 @@ const decodeIds = (ids, more = []) => {
 };
 const idsOf = (choice) => (choice.logprobs?.content ?? []).map(({ id }) => id);
 // The words of an explanation, or of two; if none was found, tokens in their place.
-function pairsOf({ next, next_tokens: tokens, second }) {
+function pairsOf({ next, next_tokens: tokens, second }, isEnd) {
   const found = next.length ? next : tokens.map(({ id, ...one }) => ({ ...one, token_id: id }));
   return rankPairs(found.map(({ text, token_id: id, continues, probability, ...both }) => { // the id may be null
     const { first: p = probability, second: q = probability } = second ? both : {};
     return { ...pairOf((continues ? "…" : "") + text, p, q), id };
-  }));
+  }), isEnd);
 }
 
 // The logit lens of an explanation; the n-gram cache comes after the last layer.
@@ -119,7 +119,7 @@ const jobs = {
     const body = { ...promptOf(text), without, n: PAIRS, truncate_prompt_tokens: -1 };
     const ask = (include, more) => fetchJson("/v1/explain", { ...body, include, ...more }, signal);
     const quick = await ask(["next", "attention"], { position: -1, max_evaluations: QUICK_EVALUATIONS });
-    const pairs = pairsOf(quick), chosen = chosenPair(pairs, target);
+    const pairs = pairsOf(quick, false), chosen = chosenPair(pairs, target);
     body.token_id = chosen.id;
     const isExplained = (quick.second ?? quick).attribution.id === chosen.id, answer = isExplained ? quick : await ask(["attention"], { position: -1 });
     const one = answer.second ?? answer, { tail, tokens, entropy_bits: entropy, attribution: { text: token, embedding, layers } } = one;
@@ -128,7 +128,7 @@ const jobs = {
     const attribution = { embedding, heads: layers.map(({ heads }) => heads), mlp: layers.map(({ mlp }) => mlp) };
     const shown = { lens: lensOf(one, without), attribution, attention: attentionOf(answer, tokens.length - 1) };
     yield { labels: tokens.map((token) => token.text), ...shown };
-    const all = pairsOf(await ask(["next"]));
+    const all = pairsOf(await ask(["next"]), true);
     yield { pairs: all, chosen: all.find((pair) => pair.text === chosen.text) ?? chosen, token, tail, entropy, expert: answer.expert };
     const { second, ...first } = await ask(["effects"]);
     yield { effects: (second ?? first).tokens.map(({ effect_bits: bits }) => bits) };
@@ -139,8 +139,8 @@ const jobs = {
     const body = { ...promptOf(texts[0]), compare: promptOf(texts[1]).prompt, without, n: PAIRS, truncate_prompt_tokens: -1 };
     const quick = await fetchJson("/v1/explain", { ...body, include: ["next"], max_evaluations: QUICK_EVALUATIONS }, signal);
     yield { lenses: [quick.first, quick.second].map((one) => ({ token: one.attribution.text, lens: lensOf(one, without) })) };
-    yield { pairs: pairsOf(quick) };
-    yield { pairs: pairsOf(await fetchJson("/v1/explain", { ...body, include: ["next"] }, signal)) };
+    yield { pairs: pairsOf(quick, false) };
+    yield { pairs: pairsOf(await fetchJson("/v1/explain", { ...body, include: ["next"] }, signal), true) };
   },
 
   async *chat({ messages, settings }, signal) {

@@ -83,17 +83,15 @@ async function* effects(model, ids, token, fits, check) {
   for (let hidden = ids.length - 2; hidden >= first; hidden--) yield [hidden, all - await bitsAfter(hidden, ids.slice(hidden + 1))];
 }
 
-// The most likely words of two predictions, with the probability and the place of each. Before the end of their searches, only
-// those that both have found, if there are any: a search may not have reached the others yet.
+// The most likely words of two predictions, with the probability and the place of each.
 function pairs(first, second, isEnd) {
   const name = ({ text, continues }) => (continues ? "…" : "") + text;
   const [before, after] = [first, second].map((words) => new Map(words.map((word) => [name(word), word])));
-  const likely = [...new Set([first, second].flatMap((words) => words.slice(0, PAIRS).map(name)))];
-  const inBoth = isEnd ? [] : likely.filter((text) => before.has(text) && after.has(text)), listed = inBoth.length ? inBoth : likely;
-  return rankPairs(listed.map((text) => {
+  const listed = new Set([first, second].flatMap((words) => words.slice(0, PAIRS).map(name)));
+  return rankPairs([...listed].map((text) => {
     const p = before.get(text), q = after.get(text);
     return { ...pairOf(text, p?.probability ?? 0, q?.probability ?? 0), place: (p ?? q).place };
-  }));
+  }), isEnd);
 }
 
 // The words that were found; if there are none yet, tokens in their place.

@@ -75,10 +75,11 @@ const colorLegend = (length, [first]) => (first?.from > 1 ? ["longProbabilityLeg
 // A text with its probabilities in two predictions, and the bits between them.
 const pairOf = (text, p, q) => ({ text, p, q, bits: Math.log2(Math.max(q, MIN_COMPARED) / Math.max(p, MIN_COMPARED)) });
 
-// The pairs that are shown: what either prediction finds likely.
-function rankPairs(pairs) {
-  const likelihood = ({ p, q }) => Math.max(p, q);
-  return pairs.sort((a, b) => likelihood(b) - likelihood(a)).filter((one, i) => !i || likelihood(one) >= VISIBLE);
+// The pairs that are shown: what either prediction finds likely. Before the end of their searches, only those that both have
+// found, if there are any: a search may not have reached the others yet.
+function rankPairs(pairs, isEnd) {
+  const likelihood = ({ p, q }) => Math.max(p, q), inBoth = pairs.filter(({ p, q }) => p > 0 && q > 0);
+  return (isEnd || !inBoth.length ? pairs : inBoth).sort((a, b) => likelihood(b) - likelihood(a)).filter((one, i) => !i || likelihood(one) >= VISIBLE);
 }
 // The one that is explained: the target, or what is likeliest before parts are switched off.
 const chosenPair = (pairs, target) => pairs.find(({ text }) => text === target) ?? pairs.reduce((a, b) => (b.p > a.p ? b : a));
