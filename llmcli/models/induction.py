@@ -3,7 +3,7 @@
 A token that followed the last few tokens earlier in the text is likely to follow them again: names, terms,
 rows of a table. Induction heads (arXiv:2209.11895) find that position. They emerge over billions of training
 tokens, but not in minutes on a CPU (tests/benchmarks/LOG.md), so they are written into the initial weights.
-The architecture does not change, and these weights are trained like all others.
+The architecture does not change, and these weights are trained, too (training/step/induction_heads.py).
 
 The residual stream is divided into one constant dimension, the token, codes of the K tokens before it, and
 the copied token.
@@ -69,6 +69,34 @@ def initialized_heads(config: ModelConfig) -> dict[str, str]:
     K = min(MATCHED_TOKENS, config.num_key_value_heads)
     previous = {f"1.{n * group + 1}": f"previous-token head, {n + 1} back" for n in range(K)}
     return previous | {"2.1": "induction head"}
+
+
+def written_parts(config: ModelConfig) -> dict[str, list[slice]]:
+    """Return the matrices of attention that `write_induction_heads` writes by name, each with its rows (of
+    `o_proj`, the columns) that belong to the heads."""
+    D = config.head_dim
+    group = config.num_attention_heads // config.num_key_value_heads
+    K = min(MATCHED_TOKENS, config.num_key_value_heads)
+    parts = {}
+    for layer, heads in enumerate((K, 1)):
+        for name, step in {"q": group, "k": 1, "v": 1, "o": group}.items():
+            starts = [n * step * D for n in range(heads)]
+            parts[f"model.layers.{layer}.self_attn.{name}_proj.weight"] = [slice(i, i + D) for i in starts]
+    return parts
+
+
+class CopySpaces(NamedTuple):
+    """Where a token and a copied token are."""
+
+    token: slice  # columns of the embedding
+    copied: slice  # columns of the output embedding
+    values: slice  # rows of the values of layer 1, which map one to the other
+
+
+def copy_spaces(config: ModelConfig) -> CopySpaces:
+    """Return the spaces that `write_induction_heads` uses."""
+    space = _Subspaces.of(config, np.random.default_rng(0))  # only `content` is random
+    return CopySpaces(space.token, space.copied, slice(space.copied.stop - space.copied.start))
 
 
 def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: int) -> None:

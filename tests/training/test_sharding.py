@@ -12,6 +12,7 @@ import torch
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.formats.loading import load
+from llmcli.training.planning import rules
 from llmcli.training.planning.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
 from llmcli.training.planning.plan import PlanRequest
 from tests.platforms import in_full, linux
@@ -80,6 +81,25 @@ def test_losses_and_weights_are_those_of_one_process(corpus, sharded, options) -
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert options or np.linalg.norm(found[name] - array) <= 1e-3 * np.linalg.norm(array), name
+
+
+@in_full
+@needs_fsdp
+@pytest.mark.slow
+def test_induction_heads_are_trained_as_in_one_process(corpus, sharded, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(rules, "induction_helps", lambda task: True)
+    with (tmp_path / "sitecustomize.py").open("a") as file:
+        file.write("rules.induction_helps = lambda task: True\n")
+    shape = ["--layers", "2", "--width", "64", "--heads", "2", "--context", "64", "--vocab-size", "270"]
+    settings = ["--steps", "10", "--batch-tokens", "384", "--dtype", "float32", "--threads", "2"]
+    words = ["train", str(corpus), *shape, *settings]
+    one = run_here([*words, "-o", str(corpus.parent / "whole.safetensors")])
+    assert "induction heads" in one.stderr
+    several = run([*words, "-o", str(corpus.parent / "sharded.safetensors"), "--processes", "3"])
+    assert several.returncode == 0, several.stderr
+    expected, found = (tensors(corpus.parent / f"{name}.safetensors") for name in ("whole", "sharded"))
+    for name, array in expected.items():
+        assert np.linalg.norm(found[name] - array) <= 1e-3 * np.linalg.norm(array), name
 
 
 @in_full

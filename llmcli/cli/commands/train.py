@@ -516,7 +516,8 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
         ]
         sentences.append(f"To use the adapters, merge them into the base model: {command_line(merge)}")
     else:
-        chats = conversations is not None
+        trained_on = done.checkpoint.record.conversations
+        chats = trained_on is not None and trained_on.epochs > 0  # an interrupted run may not reach them
         first = conversations.split.training[0].messages if conversations and labels else ()
         question = next(
             (" ".join(message.content.split()) for message in first if message.role == "user"), ""
@@ -527,7 +528,7 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
             else str(result.file),  # the default model need not be named
             question[:MAX_QUESTION] if chats else planned.prepared.example_prompt(),
             chats=chats,
-            labels=labels,
+            labels=labels if chats else (),
             knows_answers=done.checkpoint.known_answers is not None,
             kind=None if chats else planned.prepared.line_kind(),
             has_chat_template='"chat_template"' in (done.checkpoint.tokenizer_config_json or ""),

@@ -77,7 +77,7 @@ class Batches:
     def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> Ids:
         """Return the ids [B * T / W, W + 1] of a step, in windows of W tokens (default: T; must divide T).
         Targets are the inputs one column later. `bpe_dropout` is the share of merged tokens that are split
-        again, drawn for each step (after arXiv:1910.13267); windows that become longer are truncated."""
+        again, drawn for each window (after arXiv:1910.13267); windows that become longer are truncated."""
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
@@ -102,12 +102,15 @@ class Batches:
 
 
 def _split_merges(ids: Ids, merge_pairs: Ids, fraction: float, rng: np.random.Generator) -> Ids:
-    """Replace a fraction of the merged tokens in rows [B, W] by their pairs, and truncate the rows to W."""
+    """Replace a fraction of the merged tokens in rows [B, W] by their pairs, and truncate the rows to W. A row
+    splits all occurrences of a token or none, so that a repeated word is repeated in the same tokens and can
+    be copied."""
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
-    split = (rng.random((B, W)) < fraction) & (pairs[..., 0] >= 0)
-    column = np.arange(W) + np.cumsum(split, axis=1) - split  # of `out`: a token's, or the first of its pair
     row = np.broadcast_to(np.arange(B)[:, None], (B, W))
+    is_chosen = rng.random((B, len(merge_pairs))) < fraction
+    split = is_chosen[row, ids] & (pairs[..., 0] >= 0)
+    column = np.arange(W) + np.cumsum(split, axis=1) - split  # of `out`: a token's, or the first of its pair
     out = np.empty((B, 2 * W), np.int64)
     out[row, column] = np.where(split, pairs[..., 0], ids)
     out[row[split], column[split] + 1] = pairs[split, 1]

@@ -251,7 +251,8 @@ def _has_few_words(request: PlanRequest, inputs: Inputs, tokenizer: Tokenizer, t
 
 
 def _split(inputs: Inputs) -> CorpusSplit:
-    """Hold out a part of the text. Raises LLMError if `val` leaves too little for training."""
+    """Hold out a part of the text. Raises LLMError if `val` leaves too little for training, or holds out
+    nothing."""
     corpus, held_out = inputs.corpus, inputs.held_out
     if isinstance(held_out, float):
         text = split(corpus, held_out)
@@ -261,6 +262,11 @@ def _split(inputs: Inputs) -> CorpusSplit:
             raise LLMError(
                 f"`val` {held_out:g} leaves {units.count(left, 'byte')} of the text for training; wanted at "
                 f"least {wanted:,}; hold out less: `val` {recipe.HELD_OUT}"
+            )
+        if corpus.documents and 0 < held_out < recipe.HELD_OUT and not text.held_out.text_bytes:
+            raise LLMError(
+                f"`val` {held_out:g} holds out nothing of {units.count(left, 'byte')} of text; hold out "
+                f"more: `val` {recipe.HELD_OUT}"
             )
         return text
     names = ", ".join(dict.fromkeys(document.short_name for document in held_out.documents))

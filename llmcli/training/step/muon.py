@@ -6,7 +6,7 @@ L matrices of the same shape [m, n] are updated together, or L stacks of E exper
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,22 @@ def _nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
     return gradient.lerp_(buffer, momentum)
 
 
-def _update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
-    """Update this process's rows of a matrix of `shape` [..., m, n]. `lr` is the rate for square matrices."""
+def _update(
+    own: Tensor,
+    direction: Tensor,
+    shape: Sequence[int],
+    lr: float,
+    weight_decay: float,
+    factor: Tensor | None,
+) -> None:
+    """Update this process's rows of a matrix of `shape` [..., m, n]. `lr` is the rate for square matrices;
+    `factor` is one for each row or column."""
     rows, columns = shape[-2:]
     rate = lr * math.sqrt(max(1.0, rows / columns))
-    own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
+    if factor is None:
+        own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
+    else:
+        own.mul_(1 - lr * weight_decay * factor).addcmul_(direction, factor, value=-rate)
 
 
 class WholeMuon:
@@ -55,9 +66,15 @@ class WholeMuon:
     each process sums and orthogonalizes a part of the matrices of a shape, and all receive the results."""
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup | None = None
+        self,
+        matrices: Iterable[nn.Parameter],
+        dtype: torch.dtype,
+        group: ProcessGroup | None = None,
+        factors: Mapping[nn.Parameter, Tensor] | None = None,
     ) -> None:
-        """`dtype` is the data type of the matrix products."""
+        """`dtype` is the data type of the matrix products; `factors` are those of the learning rate for the
+        rows [m, 1] or columns [1, n] of some matrices."""
+        self._factors = factors or {}
         self.matrices = _same_shapes(matrices)
         self._dtype = dtype
         self._group = group
@@ -76,7 +93,7 @@ class WholeMuon:
             if self._group:
                 directions = self._group.gather(directions, len(same_shape))
             for matrix, direction in zip(same_shape, directions.float().unbind(), strict=True):
-                _update(matrix, direction, matrix.shape, lr, weight_decay)
+                _update(matrix, direction, matrix.shape, lr, weight_decay, self._factors.get(matrix))
 
     def momenta(self) -> Iterator[Tensor]:
         """Yield the momenta [L, m, n] of all matrices of a shape, for each shape."""
@@ -96,8 +113,19 @@ class ShardedMuon:
     results. Stacks of experts' matrices are sharded by expert, so each matrix is whole.
     """
 
-    def __init__(self, matrices: Iterable[nn.Parameter], dtype: torch.dtype, group: ProcessGroup) -> None:
-        """`dtype` is the data type of the matrix products and of matrices that are sent."""
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        dtype: torch.dtype,
+        group: ProcessGroup,
+        factors: Mapping[nn.Parameter, Tensor] | None = None,
+    ) -> None:
+        """`dtype` is the data type of the matrix products and of matrices that are sent; `factors` as in
+        WholeMuon."""
+        self._factors = {
+            matrix: group.rows(factor) if len(factor) > 1 else factor
+            for matrix, factor in (factors or {}).items()
+        }
         self.matrices = _same_shapes(matrices)
         self._dtype = dtype
         self._group = group
@@ -117,7 +145,8 @@ class ShardedMuon:
             else:
                 directions = self._orthogonalize_dealt(smoothed, shape[0], first)
             for matrix, direction in zip(same_shape, directions, strict=True):
-                _update(own_part(matrix), direction.float(), shape, lr, weight_decay)
+                factor = self._factors.get(matrix)
+                _update(own_part(matrix), direction.float(), shape, lr, weight_decay, factor)
             first = (first + len(same_shape)) % self._group.count
 
     def _orthogonalize_dealt(self, parts: Sequence[Tensor], rows: int, first: int) -> list[Tensor]:

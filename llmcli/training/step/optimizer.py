@@ -17,6 +17,7 @@ from llmcli.models.runtime import Array
 from llmcli.models.torch.transformer import LanguageModel, copied
 from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.planning import recipe
+from llmcli.training.step.induction_heads import InductionHeads
 from llmcli.training.step.muon import ShardedMuon, WholeMuon, own_part
 
 # prefixes of names in the state
@@ -58,10 +59,12 @@ class Optimizer:
                 groups[rates[kind]].append(parameter)
         self._muon_lr = rates.get("matrices", 0.0)
         dtype = getattr(torch, config.dtype)
+        self._heads = InductionHeads(model) if config.induction and matrices else None
+        factors = self._heads.rates if self._heads else {}
         self._muon: WholeMuon | ShardedMuon = (
-            ShardedMuon(matrices, dtype, group)
+            ShardedMuon(matrices, dtype, group, factors)
             if group and group.is_sharded
-            else WholeMuon(matrices, dtype, group)
+            else WholeMuon(matrices, dtype, group, factors)
         )
         self._groups = groups  # parameters updated by AdamW, by their peak learning rate
         self._group = group
@@ -73,7 +76,10 @@ class Optimizer:
         """Update every parameter with its gradient, then drop the gradients. `progress` is 0 to 1 of the
         run."""
         lr_scale = self._config.lr * lr_schedule(progress)
+        copies = self._heads.copies() if self._heads else None
         self._adamw_step(lr_scale)
+        if self._heads and copies is not None:
+            self._heads.follow(copies)
         self._muon.step(self._muon_lr * lr_scale, momentum(progress), self._config.weight_decay)
 
     @torch.no_grad()

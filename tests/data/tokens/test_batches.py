@@ -142,11 +142,18 @@ def test_bpe_dropout_of_0_splits_no_token_and_of_1_every_merged_token() -> None:
 
 
 def test_the_fraction_of_split_tokens_is_the_bpe_dropout() -> None:
-    ids = np.full((100, 101), 3)
+    ids = np.full((8000, 1), 3)
     result = batches_module._split_merges(ids, MERGE_PAIRS, 0.25, np.random.default_rng(0))
-    # about 8,000 tokens before the split: five standard deviations
-    whole, first = (result == 3).sum(), (result == 1).sum()
-    assert abs(first / (first + whole) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 8000)
+    assert abs((result == 1).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 8000)  # five standard deviations
+
+
+def test_a_row_splits_all_occurrences_of_a_token_or_none() -> None:
+    ids = np.tile([3, 0, 4, 0, 3, 5, 4, 3], (50, 1))
+    rows = batches_module._split_merges(ids, MERGE_PAIRS, 0.5, np.random.default_rng(0)).tolist()
+    split_both = [1, 2, 0, 3, 1, 0, 1, 2]
+    assert {tuple(row) for row in rows} == {
+        tuple(row) for row in (ids[0], [1, 2, 0, 4, 0, 1, 2, 5], [3, 0, 3, 1, 0, 3, 5, 3], split_both)
+    }
 
 
 def test_batches_split_the_same_tokens_for_the_same_seed_and_step() -> None:

@@ -39,6 +39,8 @@ def test_the_end_of_the_corpus_is_held_out_to_the_byte() -> None:
         assert row(ready.plan, "corpus").reason.startswith(f"{cut:,} for training, {held_out}")
     with pytest.raises(LLMError, match=r"^`val` 0.99 leaves [0-9]+ bytes of the text for training; .*: `val` 0.1$"):
         prepare(PlanRequest(steps=5), corpus_of(text), held_out=0.99)
+    with pytest.raises(LLMError, match=r"^`val` 1e-09 holds out nothing of 10,000 bytes of text; .*: `val` 0.1$"):
+        prepare(PlanRequest(steps=5), corpus_of(text), held_out=1e-9)
 
 
 @pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}])

@@ -1,0 +1,51 @@
+"""Training the induction heads that were written into the initial weights (models/induction.py).
+
+The training text rewards copying less than new text does, because the model knows its names from other windows,
+too; and random changes of the weights disturb the heads, which depend on exact matches. So their weights have a
+lower learning rate than other matrices, and a token's output embedding follows its input embedding, which
+changes fast, where it recognizes a copy of that token.
+
+V, T, S = vocabulary size, sizes of the spaces of tokens and of copied tokens.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.models.induction import copy_spaces, written_parts
+from llmcli.models.torch.transformer import LanguageModel
+from llmcli.training.planning import recipe
+from llmcli.training.step.muon import own_part
+
+
+class InductionHeads:
+    """The induction heads of a model in training."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        parameters = dict(model.named_parameters())
+        self._space = copy_spaces(model.config)
+        self._embedding = parameters["model.embed_tokens.weight"]
+        self._output = parameters["lm_head.weight"]
+        self._values = parameters["model.layers.1.self_attn.v_proj.weight"]
+        # factors of the learning rate, for each row [m, 1] of a matrix [m, n] or for each column [1, n]
+        self.rates: dict[nn.Parameter, Tensor] = {}
+        for name, parts in written_parts(model.config).items():
+            matrix = parameters[name]
+            rates = torch.ones(matrix.shape[1 if "o_proj" in name else 0], device=matrix.device)
+            for part in parts:
+                rates[part] = recipe.INDUCTION_RATE
+            self.rates[matrix] = rates[None] if "o_proj" in name else rates[:, None]
+
+    @torch.no_grad()
+    def copies(self) -> Tensor:
+        """Return what the induction head writes when it copies a token: [V, S], of this process's tokens."""
+        values = getattr(self._values, "full_tensor", lambda: self._values)()
+        copy = values[self._space.values, self._space.token]  # [S, T]
+        return own_part(self._embedding)[:, self._space.token] @ copy.T
+
+    @torch.no_grad()
+    def follow(self, before: Tensor) -> None:
+        """Change the output embeddings as the copies have changed, which were `before` an update of the
+        embeddings, times the scale at which an output embedding contained its copy."""
+        output = own_part(self._output)[:, self._space.copied]
+        scale = (output * before).sum(1, keepdim=True) / before.square().sum(1, keepdim=True)
+        output += scale * (self.copies() - before)
