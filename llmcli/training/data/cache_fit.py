@@ -40,7 +40,7 @@ FIT_TOKENS = 16_384  # maximum number of scored tokens in a text that the user n
 FIT_SHARE = 0.5  # maximum share of that text: the rest precedes the scored tokens and can be copied
 MAX_BYTES = 20_000_000  # maximum read from that text
 MIN_GAIN = 0.002  # minimum relative gain in loss from the cache ...
-MARGIN = 3.0  # ... and the gain in standard errors: a smaller gain may be chance
+MARGIN = 3.0  # ... and minimum gain in standard errors: a smaller gain may be chance
 HISTORIES = (8192, 0)  # tokens before a window
 # The mean weights for four texts that are not in any published table: tests/benchmarks/LOG.md, "The prior of
 # the n-gram cache"
@@ -180,6 +180,6 @@ def fit_weights(network: NDArray[np.floating], matches: Matches) -> CacheWeights
         weights = (weights - LEARNING_RATE * (1 - step / STEPS) * mean / (square.sqrt() + 1e-8)).detach()
     gains = network - losses(weights).numpy()
     error = float(gains.std()) * math.sqrt(len(gains))
-    if not gains.sum() > MIN_GAIN * network.sum(dtype=np.float64) + MARGIN * error:
+    if not gains.sum() > max(MIN_GAIN * network.sum(dtype=np.float64), MARGIN * error):
         return None
     return CacheWeights(tuple(tuple(round(value, 4) for value in row) for row in weights.tolist()))
