@@ -74,10 +74,19 @@ class Batches:
     def blocks(self) -> int:
         return len(self.tokens) // self.context
 
-    def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> Ids:
+    def batch(
+        self,
+        step: int,
+        window: int | None = None,
+        bpe_dropout: float = 0.0,
+        *,
+        keeps_repetitions: bool = False,
+    ) -> Ids:
         """Return the ids [B * T / W, W + 1] of a step, in windows of W tokens (default: T; must divide T).
         Targets are the inputs one column later. `bpe_dropout` is the share of merged tokens that are split
-        again, drawn for each window (after arXiv:1910.13267); windows that become longer are truncated."""
+        again, drawn for each step (after arXiv:1910.13267); windows that become longer are truncated. With
+        `keeps_repetitions`, a window splits all occurrences of a token or none, so that a repeated word is
+        repeated in the same tokens and can be copied."""
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
@@ -86,9 +95,14 @@ class Batches:
         starts = (blocks[:, None] + np.arange(0, self.context, window)).ravel()
         ids = self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
         if bpe_dropout and self.merge_pairs is not None:
-            ids = _split_merges(
-                ids, self.merge_pairs, bpe_dropout, np.random.default_rng([self.seed, step, window])
-            )
+            rng = np.random.default_rng([self.seed, step, window])
+            rows, columns = ids.shape
+            if keeps_repetitions:
+                is_drawn = rng.random((rows, len(self.merge_pairs))) < bpe_dropout  # [B, V]
+                is_drawn = np.take_along_axis(is_drawn, ids, axis=1)
+            else:
+                is_drawn = rng.random((rows, columns)) < bpe_dropout
+            ids = _split_merges(ids, self.merge_pairs, is_drawn)
         return ids
 
     def _visited_blocks(self, visits: Ids) -> Ids:
@@ -101,16 +115,14 @@ class Batches:
         return np.concatenate(starts)
 
 
-def _split_merges(ids: Ids, merge_pairs: Ids, fraction: float, rng: np.random.Generator) -> Ids:
-    """Replace a fraction of the merged tokens in rows [B, W] by their pairs, and truncate the rows to W. A row
-    splits all occurrences of a token or none, so that a repeated word is repeated in the same tokens and can
-    be copied."""
+def _split_merges(ids: Ids, merge_pairs: Ids, is_drawn: NDArray[np.bool_]) -> Ids:
+    """Replace the merged tokens among those drawn from rows [B, W] by their pairs, and truncate the rows to
+    W."""
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
-    row = np.broadcast_to(np.arange(B)[:, None], (B, W))
-    is_chosen = rng.random((B, len(merge_pairs))) < fraction
-    split = is_chosen[row, ids] & (pairs[..., 0] >= 0)
+    split = is_drawn & (pairs[..., 0] >= 0)
     column = np.arange(W) + np.cumsum(split, axis=1) - split  # of `out`: a token's, or the first of its pair
+    row = np.broadcast_to(np.arange(B)[:, None], (B, W))
     out = np.empty((B, 2 * W), np.int64)
     out[row, column] = np.where(split, pairs[..., 0], ids)
     out[row[split], column[split] + 1] = pairs[split, 1]

@@ -107,7 +107,10 @@ class RunData:
         if bpe_dropout and self._batches.merge_pairs is None:
             self._batches = replace(self._batches, merge_pairs=np.array(self.tokenizer.merge_pairs))
         length = window_length(progress, self.plan.train)
-        return self._batches.batch(position.step, length, bpe_dropout), None
+        ids = self._batches.batch(
+            position.step, length, bpe_dropout, keeps_repetitions=self.plan.train.induction
+        )
+        return ids, None
 
     def has_planned_dropout(self, position: Position) -> bool:
         """Return whether the run has switched from text to conversations; their dropout rate is in the

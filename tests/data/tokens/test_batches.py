@@ -125,8 +125,9 @@ TOKEN_TEXTS = {0: "x", 1: "a", 2: "b", 3: "ab", 4: "aba", 5: "c"}
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 1))
 def test_rows_with_split_tokens_spell_the_same_text(seed: int, share: float) -> None:
-    ids = np.random.default_rng(seed).integers(0, 6, (5, 17))
-    result = batches_module._split_merges(ids, MERGE_PAIRS, share, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 6, (5, 17))
+    result = batches_module._split_merges(ids, MERGE_PAIRS, rng.random(ids.shape) < share)
     assert result.shape == ids.shape
     for before, after in zip(ids.tolist(), result.tolist(), strict=True):
         text, again = ("".join(TOKEN_TEXTS[i] for i in row) for row in (before, after))
@@ -135,25 +136,27 @@ def test_rows_with_split_tokens_spell_the_same_text(seed: int, share: float) -> 
 
 def test_bpe_dropout_of_0_splits_no_token_and_of_1_every_merged_token() -> None:
     ids = np.array([[4, 3, 0, 5, 1, 2]])
-    assert batches_module._split_merges(ids, MERGE_PAIRS, 0.0, np.random.default_rng(0)).tolist() == ids.tolist()
-    assert batches_module._split_merges(ids, MERGE_PAIRS, 1.0, np.random.default_rng(0)).tolist() == [
-        [3, 1, 1, 2, 0, 5]
-    ]
+    assert batches_module._split_merges(ids, MERGE_PAIRS, ids < 0).tolist() == ids.tolist()
+    assert batches_module._split_merges(ids, MERGE_PAIRS, ids >= 0).tolist() == [[3, 1, 1, 2, 0, 5]]
 
 
-def test_the_fraction_of_split_tokens_is_the_bpe_dropout() -> None:
-    ids = np.full((8000, 1), 3)
-    result = batches_module._split_merges(ids, MERGE_PAIRS, 0.25, np.random.default_rng(0))
-    assert abs((result == 1).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 8000)  # five standard deviations
+@pytest.mark.parametrize("keeps_repetitions", [True, False])
+def test_the_fraction_of_split_tokens_is_the_bpe_dropout(keeps_repetitions: bool) -> None:
+    rows = Batches(np.tile(np.array([3, 5], np.uint16), 8000), 2, 4000, 7, MERGE_PAIRS).batch(
+        0, 2, 0.25, keeps_repetitions=keeps_repetitions
+    )
+    first = np.isin(rows, (1, 3)).argmax(axis=1)  # in a window, another one may follow
+    split = rows[np.arange(len(rows)), first] == 1
+    assert abs(split.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / len(rows))  # five standard deviations
 
 
-def test_a_row_splits_all_occurrences_of_a_token_or_none() -> None:
-    ids = np.tile([3, 0, 4, 0, 3, 5, 4, 3], (50, 1))
-    rows = batches_module._split_merges(ids, MERGE_PAIRS, 0.5, np.random.default_rng(0)).tolist()
-    split_both = [1, 2, 0, 3, 1, 0, 1, 2]
-    assert {tuple(row) for row in rows} == {
-        tuple(row) for row in (ids[0], [1, 2, 0, 4, 0, 1, 2, 5], [3, 0, 3, 1, 0, 3, 5, 3], split_both)
-    }
+def test_a_window_that_keeps_repetitions_splits_all_occurrences_of_a_token_or_none() -> None:
+    batches = Batches(np.tile(np.array([3, 0, 5], np.uint16), 400), 60, 10, 7, MERGE_PAIRS)
+    for keeps_repetitions in (True, False):
+        rows = batches.batch(0, 30, 0.5, keeps_repetitions=keeps_repetitions)
+        whole, split = (rows == 3).any(axis=1), (rows == 1).any(axis=1)
+        assert whole.any() and split.any()
+        assert (whole & split).any() != keeps_repetitions
 
 
 def test_batches_split_the_same_tokens_for_the_same_seed_and_step() -> None:
