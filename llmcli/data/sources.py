@@ -92,7 +92,7 @@ class Sources:
     text: Corpus
     conversation_files: tuple[ConversationFile, ...]
     boilerplate: tuple[str, ...] | None = None  # hashes of the lines that were cut, if requested
-    cuts: str = ""  # what was cut
+    cuts: str = ""  # description of the boilerplate that was cut
 
     @property
     def conversations(self) -> list[Conversation]:

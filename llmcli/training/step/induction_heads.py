@@ -1,9 +1,9 @@
 """Training the induction heads that were written into the initial weights (models/induction.py).
 
-The training text rewards copying less than new text does, because the model knows its names from other windows,
-too; and random changes of the weights disturb the heads, which depend on exact matches. So their weights have a
-lower learning rate than other matrices, and a token's output embedding follows its input embedding, which
-changes fast, where it recognizes a copy of that token.
+The training text rewards copying less than new text does, because the model knows its names from other
+windows, too; and random changes of the weights disturb the heads, which depend on exact matches. So their
+weights have a lower learning rate than other matrices. And a token's output embedding follows its input
+embedding, which changes fast, where it recognizes a copy of that token.
 
 V, T, S = vocabulary size, sizes of the spaces of tokens and of copied tokens.
 """
@@ -47,5 +47,6 @@ class InductionHeads:
         """Change the output embeddings as the copies have changed, which were `before` an update of the
         embeddings, times the scale at which an output embedding contained its copy."""
         output = own_part(self._output)[:, self._space.copied]
-        scale = (output * before).sum(1, keepdim=True) / before.square().sum(1, keepdim=True)
+        square = before.square().sum(1, keepdim=True).clamp_min(torch.finfo(before.dtype).tiny)
+        scale = (output * before).sum(1, keepdim=True) / square
         output += scale * (self.copies() - before)
