@@ -79,14 +79,14 @@ def with_options(message: str, known: Container[str]) -> str:
     >>> with_options("`top_k` must be at least 0; see `README`", ["--top-k"])
     '--top-k must be at least 0; see `README`'
     >>> with_options("name it: `encoding` NAME", ["--top-k"])
-    'name it: llm text --encoding NAME'
+    'name it: llm text FILE --encoding NAME'
     """
 
     def shown(setting: re.Match[str]) -> str:
         option = option_of(setting[1])
         if option in known:
             return option
-        return f"llm text {option}" if setting[1] in READING else setting[0]
+        return f"llm text FILE {option}" if setting[1] in READING else setting[0]
 
     return re.sub("`([^` ]+)`", shown, message)
 

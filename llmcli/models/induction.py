@@ -85,29 +85,15 @@ def written_parts(config: ModelConfig) -> dict[str, list[slice]]:
     return parts
 
 
-class CopySpaces(NamedTuple):
-    """Where a token and a copied token are."""
-
-    token: slice  # columns of the embedding
-    copied: slice  # columns of the output embedding
-    values: slice  # rows of the values of layer 1, which map one to the other
-
-
-def copy_spaces(config: ModelConfig) -> CopySpaces:
-    """Return the spaces that `write_induction_heads` uses."""
-    space = _Subspaces.of(config, np.random.default_rng(0))  # only `content` is random
-    return CopySpaces(space.token, space.copied, slice(space.copied.stop - space.copied.start))
-
-
 def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: int) -> None:
     """Write induction heads into fresh weights (by name) whose embedding has variance 1."""
     rng = np.random.default_rng([seed, 1])
-    space = _Subspaces.of(config, rng)
+    space = Subspaces.of(config, rng)
     token_size = space.token.stop - space.token.start
     # random projections of the token: [code size, token size], [copy size, token size]
     encode, copy = (
         (rng.standard_normal((size, token_size)) / np.sqrt(token_size)).astype(np.float32)
-        for size in (space.code_size, space.copied.stop - space.copied.start)
+        for size in (space.code_size, space.values.stop)
     )
     embedding = weights["model.embed_tokens.weight"]
     embedding[:, 0] = CONSTANT
@@ -117,17 +103,23 @@ def write_induction_heads(config: ModelConfig, weights: dict[str, Array], seed: 
     weights["lm_head.weight"][:, space.copied] = COPY_LOGIT * embedding[:, space.token] @ copy.T
 
 
-class _Subspaces(NamedTuple):
+class Subspaces(NamedTuple):
     """Slices of the residual stream, and rows in a head."""
 
-    token: slice
-    copied: slice
+    token: slice  # also the columns of the embedding that make up the token
+    copied: slice  # also the columns of the output embedding that recognize it
     codes: list[slice]  # K slices, for the tokens 1, 2, ... K positions back
     code_size: int
     content: Ints  # shuffled rows of a head that compare tokens
 
+    @property
+    def values(self) -> slice:
+        """The rows of the induction head's values that map a token to its copy."""
+        return slice(self.copied.stop - self.copied.start)
+
     @classmethod
-    def of(cls, config: ModelConfig, rng: np.random.Generator) -> "_Subspaces":
+    def of(cls, config: ModelConfig, rng: np.random.Generator) -> "Subspaces":
+        """Return the spaces for a model; only `content` depends on `rng`."""
         C, D = config.hidden_size, config.head_dim
         half = D // 2
         slowest = np.arange(half - round(CONTENT_SHARE * half), half)  # rotary pairs: rows i and i + D/2
@@ -142,7 +134,7 @@ class _Subspaces(NamedTuple):
 
 
 def _write_previous_token_heads(
-    weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array
+    weights: dict[str, Array], config: ModelConfig, space: Subspaces, encode: Array
 ) -> None:
     """Write layer 0: query head k of key-value group k attends k + 1 positions back and writes that token's
     code."""
@@ -169,7 +161,7 @@ def _write_previous_token_heads(
 
 
 def _write_induction_head(
-    weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array, copy: Array
+    weights: dict[str, Array], config: ModelConfig, space: Subspaces, encode: Array, copy: Array
 ) -> None:
     """Write layer 1, head 0: queries are the codes of the last K tokens, keys the codes of the K tokens
     before a position."""

@@ -192,7 +192,7 @@ WRONG = [
     (2, "--show-completion zsh", "in zsh, type: llm --show-completion"),
     (2, "generate hi --device tpu", "--device must be cpu, cuda, mps or auto, found tpu"),
     (1, "eval c.txt -m model.safetensors -m c.txt", "not a safetensors file"),
-    (1, "eval latin.txt -m model.safetensors", "name its encoding: llm text --encoding NAME"),
+    (1, "eval latin.txt -m model.safetensors", "name its encoding: llm text FILE --encoding NAME"),
     (2, "eval c.txt --per-token -m a -m b", "--per-token shows one model, found 2"),
     (2, "eval c.txt --per-line --per-token", "--per-token has no effect with --per-line"),
     (2, "explain The --layer 3", "--layer names a layer, as in 1, or a head of a layer, as in 1.4; the model has"),

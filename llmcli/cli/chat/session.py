@@ -138,11 +138,11 @@ class Session:
         self._last = None
 
     def _set(self, rest: str) -> None:
-        if rest:
-            from llmcli.generation.known_answers import KnownAnswersChat
+        from llmcli.generation.known_answers import KnownAnswersChat
 
-            if isinstance(self._chat, KnownAnswersChat):
-                raise usage("/set has no effect with --known-answers")
+        if isinstance(self._chat, KnownAnswersChat):
+            raise usage("/set has no effect with --known-answers")
+        if rest:
             self._chat.set_sampling(chat_commands.set_option(self._chat.sampling, rest))
         tables.pairs(chat_commands.settings(self._chat.sampling), to_stderr=True)
 

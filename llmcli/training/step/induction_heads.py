@@ -8,10 +8,11 @@ embedding, which changes fast, where it recognizes a copy of that token.
 V, T, S = vocabulary size, sizes of the spaces of tokens and of copied tokens.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmcli.models.induction import copy_spaces, written_parts
+from llmcli.models.induction import Subspaces, written_parts
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
 from llmcli.training.step.muon import own_part
@@ -22,7 +23,7 @@ class InductionHeads:
 
     def __init__(self, model: LanguageModel) -> None:
         parameters = dict(model.named_parameters())
-        self._space = copy_spaces(model.config)
+        self._space = Subspaces.of(model.config, np.random.default_rng(0))
         self._embedding = parameters["model.embed_tokens.weight"]
         self._output = parameters["lm_head.weight"]
         self._values = parameters["model.layers.1.self_attn.v_proj.weight"]

@@ -49,16 +49,13 @@ def _update(
     shape: Sequence[int],
     lr: float,
     weight_decay: float,
-    factor: Tensor | None,
+    factor: Tensor | float,
 ) -> None:
-    """Update this process's rows of a matrix of `shape` [..., m, n]. `lr` is the rate for square matrices;
-    `factor` is one for each row or column."""
+    """Update this process's rows of a matrix of `shape` [..., m, n], and change `direction` in place. `lr` is
+    the rate for square matrices; `factor` is one for all of a matrix or for each of its rows or columns."""
     rows, columns = shape[-2:]
     rate = lr * math.sqrt(max(1.0, rows / columns))
-    if factor is None:
-        own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
-    else:
-        own.mul_(1 - lr * weight_decay * factor).addcmul_(direction, factor, value=-rate)
+    own.mul_(1 - lr * weight_decay * factor).add_(direction.mul_(factor), alpha=-rate)
 
 
 class WholeMuon:
@@ -93,7 +90,7 @@ class WholeMuon:
             if self._group:
                 directions = self._group.gather(directions, len(same_shape))
             for matrix, direction in zip(same_shape, directions.float().unbind(), strict=True):
-                _update(matrix, direction, matrix.shape, lr, weight_decay, self._factors.get(matrix))
+                _update(matrix, direction, matrix.shape, lr, weight_decay, self._factors.get(matrix, 1.0))
 
     def momenta(self) -> Iterator[Tensor]:
         """Yield the momenta [L, m, n] of all matrices of a shape, for each shape."""
@@ -145,7 +142,7 @@ class ShardedMuon:
             else:
                 directions = self._orthogonalize_dealt(smoothed, shape[0], first)
             for matrix, direction in zip(same_shape, directions, strict=True):
-                factor = self._factors.get(matrix)
+                factor = self._factors.get(matrix, 1.0)
                 _update(own_part(matrix), direction.float(), shape, lr, weight_decay, factor)
             first = (first + len(same_shape)) % self._group.count
 

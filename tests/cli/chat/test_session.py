@@ -138,7 +138,7 @@ def test_set_is_refused_with_known_answers(capsys: pytest.CaptureFixture[str]) -
     chat = KnownAnswersChat(assistant, KnownAnswers(pairs=(("x", "ca"),), min_confidence=0.1), SamplingConfig())
     Session(chat, Lines("/set temperature 1", "/set").read, source=None).run()  # type: ignore[arg-type]
     shown = capsys.readouterr().err
-    assert shown.startswith("error: /set has no effect with --known-answers\n") and "temperature  0.8" in shown
+    assert shown == 2 * "error: /set has no effect with --known-answers\n"
 
 
 def test_stats_are_those_of_the_last_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.models.induction import copy_spaces, written_parts
+from llmcli.models.induction import Subspaces, written_parts
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.planning import recipe
 from llmcli.training.step.initialization import fresh_weights
@@ -64,7 +64,7 @@ def test_the_heads_are_trained_at_a_fraction_of_the_rate() -> None:
 def test_a_head_still_recognizes_copies_after_the_embeddings_have_changed() -> None:
     """Output embeddings that are the copies times a scale remain so, if only the input embeddings have gradients."""
     model = new_model()
-    space = copy_spaces(CONFIG)
+    space = Subspaces.of(CONFIG, np.random.default_rng(0))
     values = model.to_arrays()["model.layers.1.self_attn.v_proj.weight"]
     optimizer = Optimizer(model, TRAIN)
     for step in range(3):
