@@ -63,10 +63,20 @@ def supports_induction(config: ModelConfig) -> bool:
     )
 
 
+def _matched_tokens(config: ModelConfig) -> int:
+    """Return K."""
+    return min(MATCHED_TOKENS, config.num_key_value_heads)
+
+
+def _group_size(config: ModelConfig) -> int:
+    """Return the number of query heads that share keys and values."""
+    return config.num_attention_heads // config.num_key_value_heads
+
+
 def initialized_heads(config: ModelConfig) -> dict[str, str]:
     """Describe the heads that `write_induction_heads` writes, by layer and head, counted from 1: "2.1"."""
-    group = config.num_attention_heads // config.num_key_value_heads
-    K = min(MATCHED_TOKENS, config.num_key_value_heads)
+    group = _group_size(config)
+    K = _matched_tokens(config)
     previous = {f"1.{n * group + 1}": f"previous-token head, {n + 1} back" for n in range(K)}
     return previous | {"2.1": "induction head"}
 
@@ -75,10 +85,9 @@ def written_parts(config: ModelConfig) -> dict[str, list[slice]]:
     """Return the matrices of attention that `write_induction_heads` writes by name, each with its rows (of
     `o_proj`, the columns) that belong to the heads."""
     D = config.head_dim
-    group = config.num_attention_heads // config.num_key_value_heads
-    K = min(MATCHED_TOKENS, config.num_key_value_heads)
+    group = _group_size(config)
     parts = {}
-    for layer, heads in enumerate((K, 1)):
+    for layer, heads in enumerate((_matched_tokens(config), 1)):
         for name, step in {"q": group, "k": 1, "v": 1, "o": group}.items():
             starts = [n * step * D for n in range(heads)]
             parts[f"model.layers.{layer}.self_attn.{name}_proj.weight"] = [slice(i, i + D) for i in starts]
@@ -124,7 +133,7 @@ class Subspaces(NamedTuple):
         half = D // 2
         slowest = np.arange(half - round(CONTENT_SHARE * half), half)  # rotary pairs: rows i and i + D/2
         content = rng.permutation(np.concatenate([slowest, slowest + half]))
-        K = min(MATCHED_TOKENS, config.num_key_value_heads)
+        K = _matched_tokens(config)
         code_size = min(len(content), int(C * CODE_SHARE)) // K
         copy_size = min(int(C * COPY_SHARE), D)
         token = slice(1, C - copy_size - K * code_size)
@@ -140,7 +149,7 @@ def _write_previous_token_heads(
     code."""
     D = config.head_dim
     half = config.head_dim // 2
-    group = config.num_attention_heads // config.num_key_value_heads  # query heads that share keys and values
+    group = _group_size(config)
     frequencies = np.array(config.rope_frequencies())
     fast = np.flatnonzero(frequencies >= POSITION_FREQUENCY)
     q, k, v, o, gains = _attention(weights, 0)

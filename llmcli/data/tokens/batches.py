@@ -96,13 +96,11 @@ class Batches:
         ids = self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
         if bpe_dropout and self.merge_pairs is not None:
             rng = np.random.default_rng([self.seed, step, window])
-            rows, columns = ids.shape
             if keeps_repetitions:
-                is_drawn = rng.random((rows, len(self.merge_pairs))) < bpe_dropout  # [B, V]
-                is_drawn = np.take_along_axis(is_drawn, ids, axis=1)
+                draws = np.take_along_axis(rng.random((len(ids), len(self.merge_pairs))), ids, axis=1)
             else:
-                is_drawn = rng.random((rows, columns)) < bpe_dropout
-            ids = _split_merges(ids, self.merge_pairs, is_drawn)
+                draws = rng.random(ids.shape)
+            ids = _split_merges(ids, self.merge_pairs, draws < bpe_dropout)
         return ids
 
     def _visited_blocks(self, visits: Ids) -> Ids:
@@ -121,7 +119,8 @@ def _split_merges(ids: Ids, merge_pairs: Ids, is_drawn: NDArray[np.bool_]) -> Id
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
     split = is_drawn & (pairs[..., 0] >= 0)
-    column = np.arange(W) + np.cumsum(split, axis=1) - split  # of `out`: a token's, or the first of its pair
+    # in `out`: the column of each token, or of the first token of its pair
+    column = np.arange(W) + np.cumsum(split, axis=1) - split
     row = np.broadcast_to(np.arange(B)[:, None], (B, W))
     out = np.empty((B, 2 * W), np.int64)
     out[row, column] = np.where(split, pairs[..., 0], ids)

@@ -53,7 +53,7 @@ INDUCTION_MIN_TOKENS = 100_000  # shorter training texts get no induction heads 
 # minimum time budget x threads on a CPU: in shorter runs, long windows cost more than they gain
 INDUCTION_MIN_CORE_SECONDS = 100.0  # ["The network alone"]
 SPELLING_MIN_TOKENS = 100_000  # shorter texts have random embeddings ["Texts of less than 100,000"]
-# learning rate of their weights relative to other matrices ["Heads that keep"]
+# learning rate of the induction heads' weights, relative to other matrices ["Heads that keep"]
 INDUCTION_RATE = 0.3
 COPY_FACTOR = 1.15  # on the output of the trained induction head ["The induction head's output"]
 # large, so that most pairs of dimensions in a head rotate little within a window and can match tokens

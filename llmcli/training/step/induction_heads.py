@@ -8,6 +8,9 @@ embedding, which changes fast, where it recognizes a copy of that token.
 V, T, S = vocabulary size, sizes of the spaces of tokens and of copied tokens.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,23 +34,23 @@ class InductionHeads:
         self.rates: dict[nn.Parameter, Tensor] = {}
         for name, parts in written_parts(model.config).items():
             matrix = parameters[name]
-            rates = torch.ones(matrix.shape[1 if "o_proj" in name else 0], device=matrix.device)
+            axis = 1 if name.endswith("o_proj.weight") else 0
+            rates = torch.ones(matrix.shape[axis], device=matrix.device)
             for part in parts:
                 rates[part] = recipe.INDUCTION_RATE
-            self.rates[matrix] = rates[None] if "o_proj" in name else rates[:, None]
+            self.rates[matrix] = rates.unsqueeze(1 - axis)
 
-    @torch.no_grad()
-    def copies(self) -> Tensor:
-        """Return what the induction head writes when it copies a token: [V, S], of this process's tokens."""
-        values = getattr(self._values, "full_tensor", lambda: self._values)()
-        copy = values[self._space.values, self._space.token]  # [S, T]
-        return own_part(self._embedding)[:, self._space.token] @ copy.T
-
-    @torch.no_grad()
-    def follow(self, before: Tensor) -> None:
-        """Change the output embeddings as the copies have changed, which were `before` an update of the
-        embeddings, times the scale at which an output embedding contained its copy."""
-        output = own_part(self._output)[:, self._space.copied]
-        square = before.square().sum(1, keepdim=True).clamp_min(torch.finfo(before.dtype).tiny)
-        scale = (output * before).sum(1, keepdim=True) / square
-        output += scale * (self.copies() - before)
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """A context that updates the embeddings. Afterwards, each output embedding changes as the copy of its
+        token has changed, times the scale at which it contains that copy."""
+        with torch.no_grad():
+            values = getattr(self._values, "full_tensor", lambda: self._values)()
+            copy = values[self._space.values, self._space.token]  # [S, T]
+            embedding = own_part(self._embedding)[:, self._space.token]
+            before = embedding @ copy.T  # [V, S], of this process's tokens
+            yield
+            output = own_part(self._output)[:, self._space.copied]
+            square = before.square().sum(1, keepdim=True).clamp_min(torch.finfo(before.dtype).tiny)
+            scale = (output * before).sum(1, keepdim=True) / square
+            output += scale * (embedding @ copy.T - before)

@@ -7,6 +7,7 @@ recipe.py.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +77,8 @@ class Optimizer:
         """Update every parameter with its gradient, then drop the gradients. `progress` is 0 to 1 of the
         run."""
         lr_scale = self._config.lr * lr_schedule(progress)
-        copies = self._heads.copies() if self._heads else None
-        self._adamw_step(lr_scale)
-        if self._heads and copies is not None:
-            self._heads.follow(copies)
+        with self._heads.following() if self._heads else nullcontext():
+            self._adamw_step(lr_scale)
         self._muon.step(self._muon_lr * lr_scale, momentum(progress), self._config.weight_decay)
 
     @torch.no_grad()
