@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.config import SamplingConfig
@@ -31,6 +31,9 @@ from llmcli.generation.generator import GeneratedText, Piece, decode
 from llmcli.generation.token_healing import shared_length
 from llmcli.models.logits import log_softmax
 from llmcli.models.runtime import Check, Runtime, no_check
+
+if TYPE_CHECKING:
+    from llmcli.data.files import ConversationFile
 
 READ_CHUNK = 256  # prompt tokens processed before control returns to the caller
 ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
@@ -393,22 +396,24 @@ def as_line(messages: Messages) -> bytes:
     return (line + "\n").encode("utf-8")
 
 
-def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, int]:
-    """Return (the conversation with this number, from 1, in a file for `llm train`; number of conversations).
-    Raises LLMError."""
+def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, "ConversationFile"]:
+    """Return (the conversation with this number, from 1, in a file for `llm train`; the file). Raises
+    LLMError."""
     from llmcli.data.sources import read_conversations
 
+    wanted = 'expected JSON Lines with "messages", as written by /save'
     if not path.exists():
         raise LLMError(f"there is no file {path}; give the name of a file written by /save")
-    read = read_conversations(path)
-    if read is None or not read.conversations:
-        raise LLMError(
-            f'{path} has no conversations; expected JSON Lines with "messages", as written by /save'
-        )
+    try:
+        read = read_conversations(path)
+    except LLMError as error:  # its advice is for `llm train`
+        raise LLMError(f"{str(error).partition('; ')[0]}; {wanted}") from error
+    if read is None:
+        raise LLMError(f"{path} has no conversations; {wanted}")
     count = len(read.conversations)
     if not 1 <= number <= count:
         raise usage(
             f"{path} holds {units.count(count, 'conversation')}, found number {number:,}; "
             f"give one from 1 to {count:,}"
         )
-    return read.conversations[number - 1], count
+    return read.conversations[number - 1], read

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from llmcli.data.conversations.messages import Message
-from llmcli.data.sources import read_conversations
 from llmcli.errors import LLMError
 from llmcli.generation.chat import load_conversation, save_messages
 
@@ -22,10 +21,9 @@ def test_a_conversation_is_read_as_it_was_written_by_training_too() -> None:
     save_messages(PATH, MESSAGES)
     [line] = PATH.read_text("utf-8").split("\n")[:-1]
     assert json.loads(line) == {"messages": [{"role": m.role, "content": m.content} for m in MESSAGES]}
-    conversation, count = load_conversation(PATH)
-    assert conversation.messages == MESSAGES and count == 1
-    read = read_conversations(PATH)
-    assert read is not None and [one.messages for one in read.conversations] == [MESSAGES]
+    conversation, read = load_conversation(PATH)
+    assert conversation.messages == MESSAGES
+    assert [one.messages for one in read.conversations] == [MESSAGES]
     with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
         load_conversation(PATH, 2)
 
@@ -56,8 +54,8 @@ def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
         json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"
     ]
     PATH.write_text("\n".join(lines) + "\n")
-    conversation, count = load_conversation(PATH, 2)
-    assert conversation.messages[0] == Message("user", "b") and count == 3
+    conversation, read = load_conversation(PATH, 2)
+    assert conversation.messages[0] == Message("user", "b") and len(read.conversations) == 3
     for number in (0, 4):
         with pytest.raises(LLMError, match="holds 3 conversations"):
             load_conversation(PATH, number)
@@ -66,7 +64,7 @@ def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
 def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
         load_conversation(PATH)
-    with pytest.raises(LLMError, match=r"^\. is a directory; name a text file"):
+    with pytest.raises(LLMError, match=r"^\. is a directory; expected JSON Lines with .*/save$"):
         load_conversation(Path())
     PATH.write_text("Once upon a time.\n" * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl line 1: invalid JSON"):

@@ -119,13 +119,16 @@ class Session:
         if last.isdecimal() and name.strip() and not path.exists():
             path = _path(name.strip(), "load")
             number = int(last)
-        conversation, count = load_conversation(path, number)
+        conversation, file = load_conversation(path, number)
+        count = len(file.conversations)
         self._chat.messages = list(conversation.messages)
         self._last = None
         if count == 1 and path.read_bytes() == (written := as_line(conversation.messages)):
             self._saved[path] = written
         source = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
         self._confirm(f"loaded {source}")
+        for note in file.notes:  # such as a question at the end, which is left out
+            console.note(note)
 
     def _confirm(self, text: str) -> None:
         console.warn(f"{text} ({units.count(self._chat.turns, 'turn')})")

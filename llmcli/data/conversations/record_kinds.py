@@ -169,8 +169,8 @@ def _refuse_preferences(name: str, records: Sequence[object], known: dict[str, s
 
 
 def _prose_column(columns: Iterable[str], records: Sequence[Record]) -> str:
-    """Return the column whose texts are several times as long as those of any other column; "" if there is
-    none."""
+    """Return the column of prose, whose texts are several times longer than in any other column; "" if there
+    is none."""
     sizes = {
         column: sum(_text_bytes(record.get(column)) for record in records) / len(records)
         for column in columns

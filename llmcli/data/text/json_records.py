@@ -16,9 +16,8 @@ from llmcli.errors import LLMError, brief
 
 _SPACE = re.compile(r"[ \t\n\r]*")  # what JSON allows between values; Python's str.strip removes more
 MAX_RECORD = 64_000_000  # characters, all held in memory
-# a value takes a hundred bytes of memory, even if it takes two in the file
-_CHECKED_RECORD = 1_000_000  # a record with more characters than this ...
-_MAX_VALUES = 1_000_000  # ... may have at most this many values
+_CHECKED_RECORD = 1_000_000  # characters; the number of values is limited only in longer records
+_MAX_VALUES = 1_000_000  # per record; each takes about 100 bytes of memory, however short it is in the file
 _MAX_DIGITS = 1_000  # longer integers are read as floats: Python converts up to 4,300 digits, and slowly
 _PIECES = 4  # pieces of text that are read at once, 1 MiB each
 # an error this close to the end may be a number, word or escape that is cut off

@@ -30,11 +30,10 @@ STRIDE = 32  # about 40 characters
 MAX_STRINGS = 1 << 20  # strings of the held-out text; in a longer one, they are further apart
 COPIES = 8  # maximum number of copies in each version of a text
 MAX_LEFT_OUT = 0.5  # share of the training text; if more of it repeats held-out text, none is left out
-# minimum training text before or after all passages, and between two, in bytes per character of the stride:
-# of a copy in which 1 % of the characters are wrong, 10 % of the strings of 30 characters remain (with 8,
-# 28 %)
+# shorter training text at the ends of a document, or between two passages, is left out with the passages (in
+# bytes per character of the stride)
 MIN_PIECE = 8
-MIN_BETWEEN = 32
+MIN_BETWEEN = 32  # 10 % of the 30-character strings remain of a copy with 1 % wrong characters; with 8, 28 %
 _TABLE_BITS = 5  # slots per string, as a power of 2: few hash collisions
 _NOT_COUNTED = ("Cc", "Cf", "Me", "Mn", "P", "Z")  # categories: controls, accents, punctuation, spaces
 _LATER_JAMO = range(0x1160, 0x1200)  # vowels and final consonants of a decomposed Korean syllable

@@ -233,7 +233,7 @@ def _pre_tokenizer_problems(steps: list[Json]) -> Iterator[str]:
             pattern.get("Regex") in PATTERNS.values() or _is_short(pattern.get("String"))
         )
         if step["type"] == "Split" and not is_known:
-            yield f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
+            yield f"splits words by an unknown pattern (known: {', '.join(PATTERNS)})"
 
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:

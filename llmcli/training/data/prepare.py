@@ -254,23 +254,23 @@ def _split(inputs: Inputs) -> CorpusSplit:
     """Hold out a part of the text. Raises LLMError if `val` leaves too little for training, or holds out
     nothing."""
     corpus, held_out = inputs.corpus, inputs.held_out
-    if isinstance(held_out, float):
-        text = split(corpus, held_out)
-        wanted = MIN_FINE_TUNING_BYTES if inputs.base else MIN_TEXT_BYTES
-        left = text.training.text_bytes
-        if corpus.documents and held_out > recipe.HELD_OUT and left < wanted:
-            raise LLMError(
-                f"`val` {held_out:g} leaves {units.count(left, 'byte')} of the text for training; wanted at "
-                f"least {wanted:,}; hold out less: `val` {recipe.HELD_OUT}"
-            )
-        if corpus.documents and 0 < held_out < recipe.HELD_OUT and not text.held_out.text_bytes:
-            raise LLMError(
-                f"`val` {held_out:g} holds out nothing of {units.count(left, 'byte')} of text; hold out "
-                f"more: `val` {recipe.HELD_OUT}"
-            )
+    if not isinstance(held_out, float):
+        names = ", ".join(dict.fromkeys(document.short_name for document in held_out.documents))
+        return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
+    text = split(corpus, held_out)
+    wanted = MIN_FINE_TUNING_BYTES if inputs.base else MIN_TEXT_BYTES
+    left = text.training.text_bytes
+    if not corpus.documents:
         return text
-    names = ", ".join(dict.fromkeys(document.short_name for document in held_out.documents))
-    return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
+    if held_out > recipe.HELD_OUT and left < wanted:
+        found = f"leaves {units.count(left, 'byte')} of the text for training; wanted at least {wanted:,}"
+        advice = "less"
+    elif 0 < held_out < recipe.HELD_OUT and not text.held_out.text_bytes:
+        found = f"holds out nothing of {units.count(left, 'byte')} of text"
+        advice = "more"
+    else:
+        return text
+    raise LLMError(f"`val` {held_out:g} {found}; hold out {advice}: `val` {recipe.HELD_OUT}")
 
 
 def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> CorpusSplit:

@@ -120,6 +120,13 @@ def test_load_takes_the_number_of_a_conversation() -> None:
     assert contents(chat) == ["a", "a"]
 
 
+def test_load_names_a_question_that_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]
+    Path("cut.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    assert contents(converse("/load cut.jsonl")[0]) == ["q", "a"]
+    assert "cut after the last answer (first: cut.jsonl line 1)" in capsys.readouterr().err
+
+
 def test_set_changes_the_next_answers(capsys: pytest.CaptureFixture[str]) -> None:
     chat, _ = converse("/set max-tokens 1", "x", "/set seed 3")
     assert contents(chat) == ["x", "c"]

@@ -65,9 +65,9 @@ REFUSED = {
     "too many added tokens": (edited(added_tokens=[{"id": i, "content": "x"} for i in range(1 << 15)]), "32,768 added"),
     "a pattern that never ends": (
         in_sequence(split({"Regex": "(a+)+$"})),
-        "a pattern other than those of GPT-2, Llama",
+        "an unknown pattern (known: GPT-2, Llama",
     ),
-    "a split by nothing": (in_sequence(split({"String": ""})), "a pattern"),
+    "a split by nothing": (in_sequence(split({"String": ""})), "an unknown pattern"),
     "too long": (" " * (1 << 26) + "{}", "67,108,866 characters long"),
     "a merge of three": (edited_model(merges=["a b c"]), "not a pair of tokens"),
     "a merge without a space": (edited_model(merges=["ab"]), "not a pair of tokens"),
