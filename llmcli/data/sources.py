@@ -339,9 +339,9 @@ def read_text(name: str) -> Document:
     return document
 
 
-def read_conversations(path: Path) -> ConversationFile | None:
+def read_conversations(path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
     """Read one file of conversations; None for other text. Raises LLMError as `read_sources` does."""
-    contents, _ = _read_files([FoundFile(str(path), path, path.name, is_required=True)], _AUTOMATIC)
+    contents, _ = _read_files([FoundFile(str(path), path, path.name, is_required=True)], reading)
     return next((file for file in contents if isinstance(file, ConversationFile)), None)
 
 
