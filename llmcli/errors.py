@@ -4,6 +4,7 @@ Errors and notes name a setting as a Python argument in backticks: `kl_weight`. 
 option.
 """
 
+import json
 import os
 import re
 import reprlib
@@ -172,26 +173,23 @@ def require_server(what: str) -> None:
         raise missing_extra(what, " and ".join(missing), "serve")
 
 
-class _JSONRepr(reprlib.Repr):
-    """Writes null, true and false as JSON does."""
+def brief_json(value: object, max_length: int = 60) -> str:
+    """Shorten a value from JSON for a message.
 
-    def repr_NoneType(self, value: None, level: int) -> str:  # noqa: N802 (a name that `Repr` looks up)
-        return "null"
-
-    def repr_bool(self, value: bool, level: int) -> str:
-        return str(value).lower()
-
-
-def brief_json(value: object) -> str:
-    """Like `brief`, for a value from JSON.
-
-    >>> brief_json({"a": None})
-    "{'a': null}"
+    >>> brief_json({"a": [None, "b"]}), brief_json("x" * 99, 10)
+    ('{"a": [null, "b"]}', '"xxxxxxxx…')
     """
-    return brief(value, shortener=_JSONRepr())
+    text = ""
+    # the encoder goes no deeper into a nested value than is read; `default` is for values from Python
+    for part in json.JSONEncoder(ensure_ascii=False, default=repr).iterencode(value):
+        text += part[: max_length + 1]
+        if len(text) > max_length:
+            text = f"{text[: max_length - 1]}…"
+            break
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def brief(value: object, max_length: int = 60, shortener: reprlib.Repr = reprlib.aRepr) -> str:
+def brief(value: object, max_length: int = 60) -> str:
     """Shorten the repr of a value from a file for a message.
 
     >>> brief([1, "a"]), brief("x" * 99, 10)
@@ -203,5 +201,5 @@ def brief(value: object, max_length: int = 60, shortener: reprlib.Repr = reprlib
         # int to str conversion is limited to 4,300 digits
         text = f"a number of {value.bit_length()} bits"
     else:
-        text = shortener.repr(value)  # safe for large and deeply nested values
+        text = reprlib.repr(value)  # safe for large and deeply nested values
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

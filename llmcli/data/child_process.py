@@ -19,6 +19,7 @@ from typing import IO, Any, TypeAlias
 
 Frame: TypeAlias = tuple[dict[str, Any], bytes]  # (header, data)
 START_SECONDS = 60.0  # time to start on a busy machine
+_ORPHAN_SECONDS = 10.0  # per request in the child, longer than any parent waits, in case the parent has died
 # with this process's sys.path, so that the child finds the same modules
 _COMMAND = (
     "import importlib, sys; name, sys.path[:] = sys.argv[1], sys.argv[2:]; "
@@ -149,12 +150,11 @@ def write_frame(answers: IO[bytes], header: Mapping[str, Any], data: bytes = b""
     answers.flush()
 
 
-def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int, seconds: float) -> None:
-    """Answer requests that have an answer of one frame, using at most `memory` bytes; a request that takes
-    more than `seconds` ends the process."""
+def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int) -> None:
+    """Answer requests that have an answer of one frame, using at most `memory` bytes."""
     with become_child(memory) as answers:
         for line in sys.stdin.buffer:
-            end_after(seconds)
+            end_after(_ORPHAN_SECONDS)
             result = answer(json.loads(line))
             end_after(0)
             write_frame(answers, result)

@@ -95,7 +95,7 @@ def _as_lark(grammar: Grammar, begins_with_space: bool) -> str:
 
 
 def main() -> None:
-    answer_requests(_answer, MEMORY, 2 * SECONDS)
+    answer_requests(_answer, MEMORY)
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, str]:

@@ -25,14 +25,13 @@ from jinja2.utils import Namespace
 
 from llmcli.data.child_process import answer_requests
 
-SECONDS = 5.0  # per request
 MEMORY = 1 << 29  # bytes, if the system can limit them
 EXTRA_CHARACTERS = 1 << 20  # allowed output beyond twice the text of the messages
 MAX_MESSAGE = 300  # characters in an error
 
 
 def main() -> None:
-    answer_requests(_answer, MEMORY, 2 * SECONDS)
+    answer_requests(_answer, MEMORY)
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,8 @@ class Body(BaseModel):
             raise invalid(place, "is missing")
         if first["type"] in ("extra_forbidden", "none_required"):
             raise invalid(place, "is not supported here; leave it out", "unsupported_parameter")
-        wanted = " or ".join(problem["msg"].replace("dictionary", "object") for problem in furthest)
+        wanted = " or ".join(problem["msg"].replace("'", '"') for problem in furthest)
+        wanted = wanted.replace("dictionary", "object")
         wanted = re.sub(r" after validation.*| or instance of \w+", "", wanted)
         wanted = re.sub(r"^\w+ should ", "must ", re.sub(r" or \w+ should be ", " or ", wanted))
         if described := cls.model_fields[name].description:

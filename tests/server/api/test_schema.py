@@ -149,10 +149,10 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
     for fields, message in [
         ({}, "messages is missing"),
         ({"messages": [{"role": "user"}]}, "messages.0.content is missing"),
-        ({"temperature": "hot"}, "temperature must be a valid number, found 'hot'"),
+        ({"temperature": "hot"}, 'temperature must be a valid number, found "hot"'),
         ({"stop": ["x" * 1001]}, "stop must be a text or a list of at most 16 texts, each of 1 to 1,000 characters, "),
-        ({"model": ["x"] * 61}, "model must be a valid string, found ['x', "),
-        ({"suffix": "end"}, "suffix is not supported, found 'end'; leave it out"),
+        ({"model": ["x"] * 61}, 'model must be a valid string, found ["x", '),
+        ({"suffix": "end"}, 'suffix is not supported, found "end"; leave it out'),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage must be a valid boolean, found 1"),
         (
             CHAT | {"chat_template_kwargs": {"tools": []}},
@@ -164,17 +164,17 @@ def test_an_error_says_what_was_found_and_what_is_wanted():
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages.0.content.0.type must be 'text', found 'image_url'",
+            'messages.0.content.0.type must be "text", found "image_url"',
         ),
         (
             {"messages": [{"role": "user", "content": {"a": None}}]},
-            "messages.0.content must be a valid string or a valid list, found {'a': null}",
+            'messages.0.content must be a valid string or a valid list, found {"a": null}',
         ),
         (CHAT | {"min_tokens": 9}, "min_tokens must be at most max_tokens, 8, found 9"),
         (CHAT | {"max_tokens": None, "min_tokens": 1001}, "min_tokens must be at most max_tokens, 1,000, found 1,001"),
         (CHAT | {"max_completion_tokens": 4}, "max_completion_tokens and max_tokens differ; give only one of them"),
         ({"messages": []}, "messages must have at least 1 item, found []"),
-        ({"messages": ["x"]}, "messages.0 must be a valid object, found 'x'"),
+        ({"messages": ["x"]}, 'messages.0 must be a valid object, found "x"'),
         (CHAT | {"structured_outputs": {"choice": ["a"]}}, "structured_outputs.choice must have at least 2 items, "),
     ]:
         with pytest.raises(ApiError) as error:
