@@ -399,17 +399,15 @@ def as_line(messages: Messages) -> bytes:
 def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, "ConversationFile"]:
     """Return (the conversation with this number, from 1, in a file for `llm train`; the file). Raises
     LLMError."""
-    from llmcli.data.sources import read_conversations
+    from llmcli.data.sources import require_conversations
 
-    wanted = 'expected JSON Lines with "messages", as written by /save'
+    wanted = 'give a JSON Lines file with "messages", as written by /save'
     if not path.exists():
-        raise LLMError(f"there is no file {path}; give the name of a file written by /save")
+        raise LLMError(f"there is no file {path}; {wanted}")
     try:
-        read = read_conversations(path)
+        read = require_conversations(path)
     except LLMError as error:  # its advice is for `llm train`
         raise LLMError(f"{str(error).partition('; ')[0]}; {wanted}") from error
-    if read is None:
-        raise LLMError(f"{path} has no conversations; {wanted}")
     count = len(read.conversations)
     if not 1 <= number <= count:
         raise usage(

@@ -64,7 +64,7 @@ def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
 def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
         load_conversation(PATH)
-    with pytest.raises(LLMError, match=r"^\. is a directory; expected JSON Lines with .*/save$"):
+    with pytest.raises(LLMError, match=r"^\. is a directory; give a JSON Lines file with .*/save$"):
         load_conversation(Path())
     PATH.write_text("Once upon a time.\n" * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl line 1: invalid JSON"):
