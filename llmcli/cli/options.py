@@ -220,10 +220,9 @@ class InputOptions(ResultOptions):
                 )
             speakers = user, assistant
         return ReadOptions.of_options(
-            speakers,
-            False,
-            self.column,
-            self.plain,
+            speakers=speakers,
+            column=self.column,
+            plain=self.plain,
             template=self.template,
             encoding=self.encoding,
             strip_boilerplate=self.strip_boilerplate,

@@ -129,7 +129,7 @@ def test_prose_beside_numbers_in_a_table_is_text_and_beside_words_an_answer() ->
 
 
 def templated(template: str) -> ReadOptions:
-    return ReadOptions.of_options(None, False, None, False, template=template)
+    return ReadOptions.of_options(template=template)
 
 
 def test_a_template_joins_columns() -> None:
@@ -178,9 +178,7 @@ def test_a_template_with_an_unknown_column_is_an_error() -> None:
     assert message == "a.jsonl has no column 'boddy'; its columns: 'id', 'title', 'body'"
     message = error_of(check_reading, reading, [read("a.jsonl", lines(*STORIES), reading)])
     assert message.startswith("`template` '{title} {boddy}': no file has these columns; a.jsonl has id, text")
-    assert "cannot be combined" in error_of(
-        ReadOptions.of_options, None, False, "a", False, template="{a}", exit_code=2
-    )
+    assert "cannot be combined" in error_of(ReadOptions.of_options, column="a", template="{a}", exit_code=2)
 
 
 # ---- how often a file is opened
@@ -237,7 +235,7 @@ def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
     ):
         with pytest.raises(LLMError, match=f"preference data: .* `column` {advised}$"):
             read("a.jsonl", lines(record, record))
-        reading = ReadOptions.of_options(None, False, advised, False)
+        reading = ReadOptions.of_options(column=advised)
         [one, _] = read("a.jsonl", lines(record, record), reading).conversations
         assert [message.content for message in one.messages] == ["Hi", "Ho"]
     feedback = [{"prompt": "Hi", "completion": "Ho", "label": label} for label in (True, False)]
@@ -317,8 +315,8 @@ def test_options_that_no_file_fits_are_an_error() -> None:
     check_reading(ReadOptions(columns=("TEXT",)), [sources])
     for column in ("a,b,c", "a,,b", "a,a", ""):
         with pytest.raises(LLMError, match="`column` must be one name, or two as in question,answer"):
-            ReadOptions.of_options(None, False, column, False)
-    message = error_of(ReadOptions.of_options, None, False, "a", True, exit_code=2)
+            ReadOptions.of_options(column=column)
+    message = error_of(ReadOptions.of_options, column="a", plain=True, exit_code=2)
     assert message == "`column` and `plain` cannot be combined; give one of them"
 
 

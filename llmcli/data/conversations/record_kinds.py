@@ -62,11 +62,11 @@ class ReadOptions:
     @classmethod
     def of_options(
         cls,
-        speakers: tuple[str, str] | None,
-        pairs: bool,
-        column: str | None,
-        plain: bool,
         *,
+        speakers: tuple[str, str] | None = None,
+        pairs: bool = False,
+        column: str | None = None,
+        plain: bool = False,
         template: str | None = None,
         encoding: str | None = None,
         strip_boilerplate: bool = False,

@@ -134,7 +134,7 @@ def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused() -> None
         assert error_of(read, "a.csv", text).startswith(f"a.csv: {problem}"), text
         assert read("a.csv", text, ReadOptions(plain=True)) is None, text
     # the command that a message names helps, and answers that are all marked as good are read
-    chosen = ReadOptions.of_options(None, False, "prompt,chosen", False)
+    chosen = ReadOptions.of_options(column="prompt,chosen")
     assert pairs_of(read("a.csv", "prompt,chosen,rejected\nHi,yes,no\n", chosen)) == [("Hi", "yes")]
     good = "prompt,completion,label\nHi,Ho,True\nHe,Hu,True\n"
     assert pairs_of(read("a.csv", good)) == [("Hi", "Ho"), ("He", "Hu")]
