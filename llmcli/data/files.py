@@ -238,6 +238,7 @@ def _from_text(
         return None
     shape = choose_shape(document.name, table.first_records, reading, cells_are_text=True)
     if shape is None:
+        next(iter(table.records), None)  # raises the error of the first row, if it cannot be read
         raise LLMError(
             f"{document.name} has a header but no conversations; wanted rows with a prompt and an answer"
         )

@@ -113,14 +113,14 @@ class _Options(InputOptions):
         "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).",
         panel=DATA,
     )
-    layers: int | None = option("N", "Number of transformer layers.", min=1, max=1024, panel=MODEL)
+    layers: int | None = option("N", "Number of transformer layers.", min=1, max=1000, panel=MODEL)
     width: int | None = option("N", "Hidden size (embedding width).", min=2, max=1_000_000, panel=MODEL)
     heads: int | None = option("N", "Number of attention heads; must divide --width.", min=1, panel=MODEL)
     experts: int | None = option(
         "N",
         "Experts per layer; each token uses 2 of them (mixture of experts).",
         min=2,
-        max=1024,
+        max=1000,
         panel=MODEL,
     )
     context: int | None = option("N", "Context length, in tokens.", min=1, panel=MODEL)
@@ -153,7 +153,7 @@ class _Options(InputOptions):
     )
     threads: int | None = option(
         "N",
-        "Number of CPU threads (default: one per core that is not in use).",
+        "Number of CPU threads (default: one per core; with --time, one per core that is not in use).",
         min=1,
         max=1024,
         panel=TRAINING,

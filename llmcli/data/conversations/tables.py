@@ -142,6 +142,7 @@ def read_table(
     if suffix == ".csv":
         dialects = [(delimiter, True) for delimiter in DELIMITERS]
     starts = [(dialect, rows) for dialect in dialects if (rows := _first_rows(document, dialect))]
+    starts.sort(key=lambda start: len(start[1]) < 2)  # last, if a quote hides all rows but the header
     widths = (
         (dialect, rows, _width(rows, share, reading)) for share in (1.0, 0.8) for dialect, rows in starts
     )

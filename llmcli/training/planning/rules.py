@@ -135,7 +135,7 @@ def batch_size(task: Task, tokens: float, batch_divisor: int) -> Decision[int]:
         tokens = min(tokens, recipe.MAX_EPOCHS * max_tokens)
     if request.batch_tokens:
         per_batch = request.batch_tokens
-        reason = REQUESTED
+        reason = REQUESTED if per_batch <= max_tokens else "all of the training data, fewer than requested"
     elif request.device == "cuda":
         per_batch = nearest_power_of_two(tokens / recipe.GPU_BATCH_DIVISOR, *recipe.GPU_BATCH_TOKENS)
         reason = "grows with the length of the run"

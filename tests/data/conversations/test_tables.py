@@ -146,6 +146,7 @@ def test_quotation_marks_of_a_tsv_are_text_where_they_follow_no_rule() -> None:
         file = read("a.tsv", rows)
         assert pairs_of(file) == [tuple(row.split("\t")) for row in rows.split("\n") if row], rows
         assert file and "a.tsv: its quotation marks are part of the text" in file.notes, rows
+    assert pairs_of(read("a.tsv", "question\tanswer\n" + 'Hi\t"Ho\n' * 9)) == [("Hi", '"Ho')] * 9
 
 
 CELLS = st.text(st.sampled_from('ab ,;\t"\n\u2028りé'), min_size=1, max_size=8).filter(str.strip)
@@ -181,6 +182,8 @@ def test_the_error_gives_the_line_in_which_a_row_begins() -> None:
     for text, problem in [
         (QA + "a,b,c\n", "line 3: 3 columns; wanted 2 ("),
         (QA + "a\n", "line 3: 1 column; wanted 2 ("),
+        ("id,text\n" + "1,The quick, brown fox\n" * 99, "line 2: 3 columns; wanted 2 ("),
+        ("id,text\n" + '1,"The \\"quick\\" fox"\n' * 99, "line 2: ',' expected after '\"'"),
         ("a,b\n" * 40 + '\n"x\ny",c,d\n', "line 42: 3 columns; wanted 2 ("),
         (QA + 'a,"b\nc,d\ne,f\n', "line 3: unexpected end of data; wanted double quotes around"),
         (QA + 'a,"b" c\n', "line 3: ',' expected after '\"'; wanted double quotes around"),
