@@ -282,7 +282,7 @@ def find_copies(
     )
 
 
-def mean_attention(weights: Array, layer: int | None = None, head: int | None = None) -> Array:
+def mean_attention(weights: Array, layer: int | None, head: int | None) -> Array:
     """Average attention [L, H, ...] over all layers and heads, or select a layer or one of its heads
     (numbered from 1)."""
     layers = slice(None) if layer is None else slice(layer - 1, layer)

@@ -61,7 +61,7 @@ def score_labels(
     conversations: Sequence[Conversation],
     assistant: Assistant,
     choices: Sequence[str],
-    on_progress: OnProgress = lambda share: None,
+    on_progress: OnProgress,
 ) -> LabelScore:
     """Choose the last answer of each conversation. Raises LLMError if the answer of a conversation is not
     among the choices."""

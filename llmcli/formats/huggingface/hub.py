@@ -28,8 +28,8 @@ def cached(repository: str, revision: str, file: str = "") -> Path | None:
     return None
 
 
-def _model_in(directory: Path, file: str = "") -> Path | None:
-    """Return a directory if its model is complete, or its GGUF file: `file`, or the only one."""
+def _model_in(directory: Path, file: str) -> Path | None:
+    """Return a directory if its model is complete, or its GGUF file: `file`, or for "" the only one."""
     from llmcli.formats.huggingface.directory import weight_files
 
     if file or not (directory / "config.json").exists():
