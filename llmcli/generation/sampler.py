@@ -54,9 +54,7 @@ class Sampler:
             return int(np.argmax(weights))
         return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
 
-    def stages(
-        self, logits: Array, seen: Ids = (), tokens: Ints | None = None
-    ) -> Iterator[tuple[str, Array]]:
+    def stages(self, logits: Array, seen: Ids, tokens: Ints | None) -> Iterator[tuple[str, Array]]:
         """Yield (name of the filter, logits after it) for each filter in order; arguments as in
         `__call__`."""
         config = self.config
