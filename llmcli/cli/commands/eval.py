@@ -216,7 +216,22 @@ def _evaluate_text(options: _Options, models: "Sequence[_EvaluatedModel]", text:
     scores = [score for model in models for score in _text_scores(model, measured)]
     if not scores:
         raise LLMError(NO_TOKENS)
-    _print(options, scores, _baselines(measured, trained), _first_byte(text, measured))
+    past = trained if trained.contents else _separate_training_text(measured, models)
+    _print(options, scores, _baselines(measured, past), _first_byte(text, measured))
+
+
+def _separate_training_text(measured: "Corpus", models: "Sequence[_EvaluatedModel]") -> "Corpus":
+    """Return the training text of a single model for which --val named the measured text; an empty corpus for
+    others, and if the text is not found. The compressors that run beside training read it first, too."""
+    from llmcli.data.text.corpus import Corpus
+    from llmcli.data.text.repetitions import find_repetitions
+    from llmcli.evaluation.training_text import find_small_training_texts, is_held_out
+
+    [model, *others] = models
+    if others or not all(is_held_out(measured, record) for record in model.source.records):
+        return Corpus(())
+    texts = find_small_training_texts(model.source.records, model.path)
+    return find_repetitions(texts[0].corpus, measured).training if texts else Corpus(())
 
 
 def _print(

@@ -119,6 +119,12 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     assert "model.safetensors: this text was held out in training" in answer.stderr and "no record" not in answer.stderr
     assert f"compressors first read the {trained_bytes:,} bytes of the training text\n" in answer.stderr
     assert all(b["past_bytes"] == trained_bytes for b in found["baselines"]) and len(found["baselines"]) == 3
+    Path("val.txt").write_text(TEXT[900::-1], "utf-8")
+    done = llm("train", "c.txt", "--val", "val.txt", "-o", "v.safetensors", *SMALL, "--json").stdout.splitlines()[-1]
+    of_training = {row["name"]: round(row["bits_per_byte"], 6) for row in json.loads(done)["baselines"]}
+    apart = results_of(llm("eval", "val.txt", "-m", "v.safetensors", "--json"))["baselines"]
+    assert {row["name"]: row["bits_per_byte"] for row in apart} == of_training and len(apart) == 3
+    assert {row["past_bytes"] for row in apart} == {len(TEXT.encode())}
     whole = llm("eval", "c.txt", "--json", "--whole")
     assert results_of(whole)["results"][0]["bytes"] == len(TEXT.encode()) and results_of(whole)["from_byte"] == 0
     assert "trained on some of this text" in whole.stderr
