@@ -176,16 +176,19 @@ def require_server(what: str) -> None:
 def brief_json(value: object, max_length: int = 60) -> str:
     """Shorten a value from JSON for a message.
 
-    >>> brief_json({"a": [None, "b"]}), brief_json("x" * 99, 10)
-    ('{"a": [null, "b"]}', '"xxxxxxxx…')
+    >>> brief_json({"a": [None, "b"]}), brief_json("x" * 99, 10), brief_json([10**5000])
+    ('{"a": [null, "b"]}', '"xxxxxxxx…', 'an integer of thousands of digits…')
     """
     text = ""
     # the encoder goes no deeper into a nested value than is read; `default` is for values from Python
-    for part in json.JSONEncoder(ensure_ascii=False, default=repr).iterencode(value):
-        text += part[: max_length + 1]
-        if len(text) > max_length:
-            text = f"{text[: max_length - 1]}…"
-            break
+    try:
+        for part in json.JSONEncoder(ensure_ascii=False, default=repr).iterencode(value):
+            text += part[: max_length + 1]
+            if len(text) > max_length:
+                text = f"{text[: max_length - 1]}…"
+                break
+    except ValueError:  # the digits of an integer are limited
+        text += "an integer of thousands of digits…"
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
