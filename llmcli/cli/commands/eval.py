@@ -224,14 +224,13 @@ def _separate_training_text(measured: "Corpus", models: "Sequence[_EvaluatedMode
     """Return the training text of a single model for which --val named the measured text; an empty corpus for
     others, and if the text is not found. The compressors that run beside training read it first, too."""
     from llmcli.data.text.corpus import Corpus
-    from llmcli.data.text.repetitions import find_repetitions
     from llmcli.evaluation.training_text import find_small_training_texts, is_held_out
 
     [model, *others] = models
     if others or not all(is_held_out(measured, record) for record in model.source.records):
         return Corpus(())
     texts = find_small_training_texts(model.source.records, model.path)
-    return find_repetitions(texts[0].corpus, measured).training if texts else Corpus(())
+    return texts[0].corpus if texts else Corpus(())
 
 
 def _print(

@@ -127,6 +127,13 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     assert {(row["name"], row["bits_per_byte"], row["past_bytes"]) for row in apart} == {
         (row.name, round(row.bits_per_byte, 6), len(TEXT.encode())) for row in beside_training
     }
+    # with --val, training leaves out nothing that repeats the held-out text
+    book = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=6000))
+    Path("book.txt").write_text(book)
+    Path("chapter.txt").write_text(book[:1000])
+    assert llm("train", "book.txt", "--val", "chapter.txt", "-o", "b.safetensors", *SMALL).exit_code == 0
+    chapter = results_of(llm("eval", "chapter.txt", "-m", "b.safetensors", "--json"))["baselines"]
+    assert {row["past_bytes"] for row in chapter} == {len(book)}
     whole = llm("eval", "c.txt", "--json", "--whole")
     assert results_of(whole)["results"][0]["bytes"] == len(TEXT.encode()) and results_of(whole)["from_byte"] == 0
     assert "trained on some of this text" in whole.stderr
