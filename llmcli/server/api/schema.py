@@ -169,6 +169,8 @@ class Operation:
     handler: Callable[..., Any]  # the first line of its docstring is the summary
     body: type[Body] | None = None
     answer: str | None = None  # a key of ANSWERS
+    # raises ApiError for a model without what the route shows; called before other fields are validated
+    check_model: Callable[[Any], None] | None = None
 
     @property
     def method(self) -> str:

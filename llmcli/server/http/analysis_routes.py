@@ -182,11 +182,15 @@ def _position(body: ExplainBody, tokens: int) -> int | None:
 # ---- experts
 
 
+def check_experts(model: ServedModel) -> None:
+    """Raise ApiError if a model has no experts."""
+    if not model.experts:
+        raise ApiError(f"{model.name} has no experts", param="model", code="no_experts")
+
+
 async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
     """The weights of the experts for each token, as `llm generate --experts` shows them."""
     model = call.model
-    if not model.experts:
-        raise ApiError(f"{model.name} has no experts", param="model", code="no_experts")
     ids = body.token_ids
     check_ids("token_ids", ids, model)
     prompt = await call.search(lambda _: _encode(body, model, len(ids)))

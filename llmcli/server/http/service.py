@@ -124,9 +124,11 @@ async def respond(operation: Operation, request: Request) -> Response:
     name = request.path_params.get("id") or request.query_params.get("model")
     if operation.body is not None:
         data = await _receive(request)
-        read = operation.body.read
-        body = await run_in_threadpool(lambda: read(parse_object(data)))
-        name = body.model
+        values = await run_in_threadpool(parse_object, data)
+        name = values.get("model")
+        if operation.check_model is not None and isinstance(name, str | None):
+            operation.check_model(service.models.find(name or None))
+        body = await run_in_threadpool(operation.body.read, values)
     call = Call(request, service, service.models.find(name or None), entry, len(data) > LARGE_BODY_BYTES)
     if body is not None:
         entry.model = call.model.name

@@ -42,6 +42,9 @@ def test_weights_as_of_generate(client: TestClient, models: Path) -> None:
 def test_a_wrong_request_is_an_error(client: TestClient) -> None:
     for fields, code, words in [
         ({"model": "m", "prompt": "a", "token_ids": [1]}, "no_experts", "m has no experts"),
+        ({"model": "m", "prompt": "a"}, "no_experts", "m has no experts"),
+        ({"model": "m", "token_ids": [1]}, "no_experts", "m has no experts"),
+        ({"model": 3, "prompt": "a", "token_ids": [1]}, None, "model must be a valid string, found 3"),
         ({"model": "sparse", "prompt": "a", "token_ids": []}, None, "a list of 1 to 32,768 token ids, found []"),
         ({"model": "sparse", "prompt": "a", "token_ids": "x"}, None, "a list of 1 to 32,768 token ids"),
         ({"model": "sparse", "prompt": "a", "token_ids": [9999]}, None, "token_ids must have token ids from 0 to"),
