@@ -8,6 +8,7 @@ has letters only in that row.
 
 import contextlib
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -267,12 +268,26 @@ def _checked(name: str, line: str) -> str:
     return line
 
 
+def _has_space_before_quote(row: str, delimiter: str) -> bool:
+    """Return whether a row has a cell in quotation marks after a delimiter and spaces, as in `"id", "text"`."""
+    delimiter = re.escape(delimiter)
+    return re.search(rf'{delimiter} +"[^"]*"({delimiter}|\r?$)', row) is not None
+
+
 def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[_NumberedRow]:
     """Yield (first line, cells) of each nonempty row. Raises _QuotingError."""
     csv.field_size_limit(MAX_CELL)
     delimiter, is_quoted = dialect
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-    reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, quoting=quoting, strict=True)
+    lines = iter(lines)
+    first = next(lines, "")
+    reader = csv.reader(
+        (line + "\n" for line in chain([first], lines)),
+        delimiter=delimiter,
+        quoting=quoting,
+        strict=True,
+        skipinitialspace=is_quoted and _has_space_before_quote(first, delimiter),
+    )
     while True:
         start = reader.line_num + 1
         try:
