@@ -63,7 +63,8 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ("a.csv", "Hi, you|Ho\none|two\n", [("Hi, you", "Ho"), ("one", "two")], "12", "('Hi, you', 'Ho')"),
     ("a.csv", "question\tanswer\nHi\tHo\n", [("Hi", "Ho")], "2", ""),
     ("a.csv", "question,question,answer\nHi,x,Ho\n", [("Hi", "Ho")], "2", ""),
-    ("a.csv", '"question", "answer"\r\n"Hi, you", " Ho"\r\nOne, two\r\n', [("Hi, you", " Ho"), ("One", "two")], "23", ""),
+    ("a.csv", '"question", "answer"\r\n"Hi, you", " Ho"\r\nOne, two\r\n',
+     [("Hi, you", " Ho"), ("One", "two")], "23", ""),
     # a space is part of the text, unless the first row has one before a quoted cell
     ("a.csv", 'question,answer\nHi, "Ho"\n', [("Hi", ' "Ho"')], "2", ""),
     ("a.csv", 'question, said "answer"\nHi, Ho\n', [("question", ' said "answer"'), ("Hi", " Ho")], "12", ""),
