@@ -245,7 +245,10 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
     value = utf8_argument(value, "list of choices") if not is_file else _read(value, "choices")
     choices = [line for line in value.splitlines() if line.strip()] if is_file else value.split(",")
     if len(choices) == 1 and not is_file:
-        raise usage(f"--choices must be {CHOICES_HELP}, found {brief(value)}, which is not a file")
+        raise usage(
+            f"--choices must be at least two texts, such as yes,no: {CHOICES_HELP}; found {brief(value)}, "
+            "which is not a file"
+        )
     choices = [choice.strip() for choice in choices] if strips else choices
     check_choices(choices, "--choices")
     return choices

@@ -112,7 +112,8 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, chat_model: Path) -> No
             2,
             ["chat", "hi", "--choices", "mat"],
             "",
-            "--choices must be a comma-separated list, or a file with one ",
+            "--choices must be at least two texts, such as yes,no: a comma-separated list, or a file with one per "
+            "line; found 'mat', which is not a file",
         ),
         (2, ["chat", "hi", "--choices", "a,b,a"], "", "--choices has 'a' twice"),
         (2, ["chat", "hi", "--choices", "a,b", "-t", "0"], "", "--temperature has no effect with --choices"),
