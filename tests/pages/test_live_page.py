@@ -387,6 +387,8 @@ def test_two_prompts(opened: Any, words_model: Path) -> None:
         found = {row[0]: float(row[column][:-1]) for row in compared}
         for word in next_words(runtime_of(words_model), tokenizer, prompt).words[:3]:
             assert found[word.text] == pytest.approx(100 * word.probability, abs=0.2)
+    page.fill("#other", "The cat likes to eat. The dog likes to run in the big garden")  # the last 40 begin with ". "
+    assert page.inner_text("#compared-legend").endswith("…The dog likes to run in the big garden")
     page.fill("#other", "")
     assert page.inner_text("#compared-legend").split("  ")[-1].endswith("⟨no text⟩")
     page.click("#tab-inside")
