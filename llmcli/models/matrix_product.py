@@ -44,7 +44,8 @@ class Matrix:
 
 def linear(x: Array, matrix: Matrix) -> Array:
     """x [T, inputs] -> [T, outputs]."""
-    y = _product(x, matrix) if matrix.columns is None else x @ matrix.columns
+    # with one token, `dot` takes 0.7 us less than `@`
+    y = _product(x, matrix) if matrix.columns is None else x.dot(matrix.columns)
     return y if matrix.bias is None else y + matrix.bias
 
 

@@ -328,7 +328,7 @@ class _Layer:
             gains = np.empty((H + G, D), np.float32)
             gains[:H] = weights.stacked([attention + "q_norm.weight"]).reshape(-1, D) * scale
             gains[H:] = weights.stacked([attention + "k_norm.weight"]).reshape(-1, D)
-            self.qk_norm = _interleave_halves(gains)
+            self.qk_norm = _interleave_halves(gains)[None]
         for array in (qkv,) if bias is None else (qkv, bias):
             _interleave_halves(array[: (H + G) * D].reshape(H + G, D, -1))
             if not config.architecture.qk_norm:
@@ -558,9 +558,9 @@ def _attention_together(
 
 
 def _softmax_in_place(x: Array) -> None:
-    x -= x.max(axis=-1, keepdims=True)
+    x -= np.maximum.reduce(x, axis=-1, keepdims=True)  # as x.max, without its checks in Python
     np.exp(x, out=x)
-    x /= x.sum(axis=-1, keepdims=True)
+    x /= np.add.reduce(x, axis=-1, keepdims=True)
 
 
 @lru_cache(maxsize=32)
@@ -602,8 +602,10 @@ def _rms_norm(x: Array, eps: np.float32) -> Array:
     if x.size == x.shape[-1]:  # one token: fewer numpy calls, and the same bits
         vector = x.ravel()
         return x / np.float32(math.sqrt(vector.dot(vector) * np.float32(1 / x.size) + eps))
-    mean_square = np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1])
-    return x / np.sqrt(mean_square + eps)
+    mean_square = np.vecdot(x, x)
+    mean_square *= np.float32(1 / x.shape[-1])
+    mean_square += eps
+    return x / np.sqrt(mean_square)[..., None]
 
 
 def _interleave_halves(heads: Array) -> Array:
