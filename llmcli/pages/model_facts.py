@@ -125,7 +125,8 @@ def _stage_rows(record: TrainingRecord) -> Rows:
 
 
 def _corpus(stage: Stage) -> str:
-    return f"{units.listed([*stage.sizes], MAX_NAMES)}, {sum(stage.sizes.values()):,} bytes"
+    of = " of messages" if stage.corpus and not stage.texts else ""
+    return f"{units.listed([*stage.sizes], MAX_NAMES)}, {sum(stage.sizes.values()):,} bytes{of}"
 
 
 def _run_rows(record: TrainingRecord) -> Rows:

@@ -43,6 +43,7 @@ def test_a_file_of_conversations_makes_a_model_whose_held_out_answers_are_measur
     assert record["memorised"] is None and record["answers"]["questions"] == 4
     assert record["verdict"] == [line.split(": llm train")[0] for line in record["verdict"]]
     shown = llm("inspect").stdout
+    assert f"chats.jsonl, {record['corpus'][0]['bytes']:,} bytes of messages\n" in shown
     assert "31 for training, 4 held out" in shown and "of answers at the end" in shown
     measured = llm("eval", "chats.jsonl", "--json")
     [result] = json.loads(measured.stdout)["results"]
