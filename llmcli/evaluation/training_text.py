@@ -369,8 +369,9 @@ def find_texts(stage: Stage, texts: Sequence[TrainingFile], model: Path) -> Corp
 def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Document | ConversationFile]:
     """Find files of a stage. Raises LLMError when one is missing or has changed."""
     contents: dict[int, Document | ConversationFile] = {}
+    directories = _directories(stage)
     # the first path of each file, then the second if another file has the first path, and so on
-    for paths in itertools.zip_longest(*(_paths(entry, model) for entry in entries)):
+    for paths in itertools.zip_longest(*(_paths(entry, model, directories) for entry in entries)):
         groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
         for index, path in enumerate(paths):
             if path and index not in contents:
@@ -403,10 +404,29 @@ def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]
     return replace(reading, plain=plain, strip_boilerplate=cut is not None, boilerplate=cut), True
 
 
-def _paths(entry: TrainingFile, model: Path) -> Iterator[Path]:
-    """Yield the existing paths at which a file of a record may be."""
-    given = Path(entry.name.removesuffix(f"/{entry.member}") if entry.member else entry.name)
-    beside = [model.parent / entry.path] if entry.path else []
+def _directories(stage: Stage) -> list[str]:
+    """List the directories that the names of a stage's texts begin at, relative to the model. Held-out files
+    of a data set, whose own paths are not recorded, are in the same ones."""
+    directories = {
+        text.path.removesuffix(_given_name(text))
+        for text in stage.texts
+        if text.path.endswith(_given_name(text))
+    }
+    return sorted(directories)
+
+
+def _given_name(entry: TrainingFile) -> str:
+    """Return the name of a file, without the path in an archive."""
+    return entry.name.removesuffix(f"/{entry.member}") if entry.member else entry.name
+
+
+def _paths(entry: TrainingFile, model: Path, directories: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield the existing paths at which a file of a record may be. Without a recorded path, it may be in one
+    of `directories`."""
+    given = Path(_given_name(entry))
+    beside = [model.parent / directory / given for directory in directories]
+    if entry.path:
+        beside = [model.parent / entry.path]
     places = (*beside, given, model.parent / given, Path(given.name), model.parent / given.name)
     for path in dict.fromkeys(places):
         with suppress(OSError, ValueError):  # the name in the record may not be a valid file name

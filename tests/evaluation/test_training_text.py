@@ -23,6 +23,7 @@ from llmcli.evaluation.training_text import (
     find_corpus,
     find_small_training_texts,
     find_sources,
+    find_texts,
     find_training_texts,
     is_held_out,
     names_sources,
@@ -225,7 +226,8 @@ def test_the_text_of_a_run_is_found_beside_the_model_wherever_both_are_moved(
     Path("examples/c.txt").write_text(TRAINING_TEXT * 20, "utf-8")
     Path("examples/q.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20, "utf-8")
     command = ("examples/c.txt", "examples/q.jsonl", "--steps", 2, "--context", 32, "--batch-tokens", 64)
-    assert llm("train", *command, "-o", "models/m.safetensors").exit_code == 0
+    Path("examples/v.txt").write_text("A held-out text, which is another one.\n" * 20, "utf-8")
+    assert llm("train", *command, "--val", "examples/v.txt", "-o", "models/m.safetensors").exit_code == 0
     monkeypatch.chdir("..")
     Path("project").rename("moved")
     model = Path("moved/models/m.safetensors")
@@ -234,6 +236,9 @@ def test_the_text_of_a_run_is_found_beside_the_model_wherever_both_are_moved(
     sources = find_sources(load(model).record, model)
     assert [document.path.resolve() for document in sources.text.documents] == [Path("moved/examples/c.txt").resolve()]
     assert [file.path.resolve() for file in sources.conversation_files] == [Path("moved/examples/q.jsonl").resolve()]
+    record = load(model).record
+    [held_out] = find_texts(record, record.held_out.files, model).documents
+    assert held_out.path.resolve() == Path("moved/examples/v.txt").resolve()
 
 
 def test_a_missing_or_changed_text_is_an_error() -> None:
