@@ -375,6 +375,20 @@ def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
     assert [path.name for path in HERE.iterdir()] == ["c.txt"]
 
 
+def test_an_interrupt_after_saving_says_that_the_model_is_complete(llm: Llm, monkeypatch) -> None:
+    Path("c.txt").write_text(runs.TEXT, "utf-8")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    in_the_report = "llmcli.training.files.summary.summarize"
+    monkeypatch.setattr(in_the_report, lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    try:
+        answer = llm("train", "c.txt", *runs.OPTIONS, "--steps", 3)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answer.exit_code == 130
+    assert answer.stderr.splitlines()[-1] == f"interrupted after the run; {MODEL} is complete"
+    assert not loading.load(MODEL).record.interrupted
+
+
 @platforms.posix
 def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
     assert {signal.SIGTERM, signal.SIGHUP} <= set(stop_signals())

@@ -381,7 +381,8 @@ def _run(options: _Options, planned: "PlannedRun") -> None:
         view.losses.resume(stopped.state)
     if not options.watch:
         result, signals = _train(options, planned, view)
-        _report(options, result, planned)
+        with _complete(result):
+            _report(options, result, planned)
     else:
         from llmcli.cli.reports.watch import Watch
 
@@ -391,7 +392,8 @@ def _run(options: _Options, planned: "PlannedRun") -> None:
             watch.invite()
             result, signals = _train(options, planned, view, watch.add)
             watch.finish(result, has_model=not planned.output.adapter_only)
-            _report(options, result, planned)
+            with _complete(result):
+                _report(options, result, planned)
             is_at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
             if is_at_terminal and not (signals or options.json or planned.processes.are_several):
                 watch.stay_open()
@@ -467,6 +469,19 @@ def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Ite
         left = f"{output.resume_path} is unchanged" if output.stopped else "no model was written"
         console.note(f"interrupted before the first training step; {left}")
         raise typer.Exit(int(end.code or 1) if isinstance(end, SystemExit) else INTERRUPTED) from None
+
+
+@contextmanager
+def _complete(result: "Result") -> Iterator[None]:
+    """Print a note if Ctrl-C arrives after a complete run was saved, since the file is not that of an
+    interrupted run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if result.done.interrupted:
+            raise
+        console.note(f"interrupted after the run; {result.file} is complete")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _show_progress(view: "TrainingView", task: str, share: float) -> None:
