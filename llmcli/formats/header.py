@@ -25,8 +25,8 @@ class TensorInfo(NamedTuple):
     start: int  # position of its first byte in the file
     end: int  # position after its last byte
     path: Path | None = None  # file with the tensor, if the model has several files
-    factor: float = 1.0  # values are multiplied by this number when they are read ...
-    offset: float = 0.0  # ... and this number is added
+    factor: float = 1.0  # reading computes factor * stored value + offset
+    offset: float = 0.0
     stored_name: str = ""  # name in the file
     # selects the tensor's elements from those of the stored tensor
     view: Callable[[Values], Values] | None = None
@@ -42,7 +42,8 @@ class TensorInfo(NamedTuple):
         return math.prod(self.shape)
 
     def rows(self, first: int, last: int, rows: int | None = None) -> TensorInfo:
-        """Return a range of its `rows` (default: those of its shape) as a separate tensor."""
+        """Return rows `first` to `last` - 1 as a separate tensor. `rows` is the number of stored rows
+        (default: shape[0])."""
         row_bytes = (self.end - self.start) // (rows or self.shape[0])
         return self._replace(
             shape=(last - first, *self.shape[1:]),

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from llmcli.errors import LLMError, brief
 
-_SPACE = re.compile(r"[ \t\n\r]*")  # what JSON allows between values; Python's str.strip removes more
+_SPACE = re.compile(r"[ \t\n\r]*")  # JSON's whitespace; str.strip removes more characters
 MAX_RECORD = 64_000_000  # characters, all held in memory
 _CHECKED_RECORD = 1_000_000  # characters; the number of values is limited only in longer records
 _MAX_VALUES = 1_000_000  # per record; each takes about 100 bytes of memory, however short it is in the file

@@ -21,7 +21,8 @@ from llmcli.config import (
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats.metadata import Count, Json, JsonObject, parse_document, read_as
 
-UNSUPPORTED_KEYS = ("quantization_config", "per_layer_config", "attention_chunk_size")  # of any architecture
+# in every architecture
+UNSUPPORTED_KEYS = ("quantization_config", "per_layer_config", "attention_chunk_size")
 _OWN_KEYS = {key for architecture in ARCHITECTURES.values() for key in architecture.own_keys}
 _ROPE_KEYS = {  # rope type -> required keys
     "linear": ("factor",),
@@ -36,7 +37,7 @@ _LAYER_TYPES = (*LAYER_TYPES, "attention")  # an older name of "full_attention"
 _MAX_LISTED_LAYERS = 1 << 20
 
 
-class _Keys(JsonObject):  # those that are not fields of a ModelConfig, or have another type there
+class _Keys(JsonObject):  # keys that ModelConfig does not have, or has with another type
     eos_token_id: Count | tuple[Count, ...] = 0
     layer_types: tuple[str, ...] | None = None
     max_window_layers: Count = 0
