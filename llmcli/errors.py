@@ -13,8 +13,8 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 
 # exit codes; after a signal other than SIGINT, 128 + its number
-FAILURE = 1  # caused by files or the machine: a missing file, a damaged model
-WRONG_USAGE = 2  # options out of range or in conflict
+FAILURE = 1  # caused by what the command names, or by the machine: a missing file, a damaged model
+WRONG_USAGE = 2  # caused by the command itself: options out of range, empty or in conflict
 INTERRUPTED = 130  # Ctrl-C
 OPTIONS = {  # settings whose option is not --name
     "seconds": "--time",

@@ -15,7 +15,7 @@ import numpy as np
 
 from llmcli.analysis.attribution import Attribution, attribute_logit
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError, OnNote
+from llmcli.errors import OnNote, usage
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.metadata import Json
@@ -156,7 +156,7 @@ def predict_next(
     `held`; afterwards it holds the tokens before the place that fit. For `check`, see `read_prompt`. Raises
     LLMError for an empty prompt and for NaN logits."""
     if len(prompt.ids) == prompt.added:
-        raise LLMError("the prompt is empty; give a text to continue")
+        raise usage("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
     cached = shared_length(held, prompt.split(runtime.context, tokenizer.bos_ids)[0][:-1])
     first = read_prompt(runtime, tokenizer, prompt, cached=cached, check=check)

@@ -256,6 +256,8 @@ def read_choices(value: str, *, strips: bool) -> list[str]:
 
 def _read(name: str, what: str) -> str:
     """Read the file that --json-schema, --grammar or --choices names. Raises LLMError."""
+    if not name:
+        raise usage(f"the name of the file with the {what} is empty; give one")
     from llmcli.formats.open_file import read_text
 
     return read_text(Path(name), f"a file with the {what}").removeprefix("\ufeff")
@@ -419,9 +421,7 @@ def _name(param: Any) -> str:
 def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -> Path:
     """Return the path of the model named by -m, $LLMCLI_MODEL or the default; if it does not exist, `others`
     suggests models."""
-    if typed == "":
-        raise usage("the name of the model is empty; name a .safetensors file")
-    if typed:
+    if typed is not None:
         return local_model(typed)
     if name := os.environ.get("LLMCLI_MODEL"):
         from llmcli.formats.open_file import missing_file_message
@@ -438,6 +438,8 @@ def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -
 def local_model(name: str) -> Path:
     """Return the path of a model; a model on the Hugging Face hub (hf:OWNER/NAME, or its short name) is
     downloaded if necessary."""
+    if not name:
+        raise usage("the name of the model is empty; name a .safetensors file")
     from llmcli.formats.huggingface.names import local_path
 
     return local_path(name, console.note, progress=console.shows_progress())

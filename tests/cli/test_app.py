@@ -160,6 +160,7 @@ WRONG = [
     (1, "train c.txt --tokenizer wordpiece", "give bpe, char or a tokenizer.json"),
     (1, "train c.txt --tokenizer .", "is a directory; name bpe, char or a tokenizer.json"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
+    (1, "train c.txt -o -", "which is standard output; give a file name: -o model.safetensors"),
     (2, "train c.txt -o .", "-o needs the name of a file"),
     (2, "train c.txt --dropout 1", "--dropout"),
     (1, "train c.txt --val nofile", "--val nofile"),
@@ -199,7 +200,7 @@ WRONG = [
     (2, "explain The --layer 1 --html a.html", "--layer has no effect with --html"),
     (2, "explain The --without 2.5", "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model"),
     (2, "explain The --without 1 --layer 1", "--layer has no effect with --without or --compare"),
-    *[(1, f"explain The --compare '' {page}", "the prompt is empty") for page in ("", "--html a.html")],
+    *[(2, f"explain The --compare '' {page}", "the prompt is empty") for page in ("", "--html a.html")],
     *[(2, f"explain The --without cache {page}", "has no n-gram cache") for page in ("", "--html a.html")],
     (2, "explain The --token ''", "--token must be one token of the model, found '', which is empty"),
     (2, "export out", "choose a format: --to hf, --to gguf, --to html, --to tokenizer, --to handover or --quantize"),
@@ -224,6 +225,7 @@ WRONG = [
     (2, "train c.txt -o n.gguf --steps 1", "to write a .gguf: llm export"),
     (2, "import model.safetensors -o n.gguf", "to write a .gguf: llm export"),
     (2, "mix model.safetensors foreign.safetensors -o n.GGUF", "to write a .gguf: llm export"),
+    (2, "mix model.safetensors ./model.safetensors", "model.safetensors is named twice"),
     (2, "mix model.safetensors", "at least two models are needed, found 1"),
     (2, "inspect --tensors --verify", "--tensors has no effect with --verify"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
@@ -270,11 +272,12 @@ def test_an_empty_name_is_refused(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     for command in (
         "train", "train c.txt --val", "train c.txt -o", "train c.txt --tokenizer", "eval", "inspect",
-        "generate hi -m", "tokenize hi -m",
+        "generate hi -m", "generate hi --json-schema", "generate hi --memory --corpus", "import", "tokenize hi -m",
     ):  # fmt: skip
         words = [*command.split(), ""]
-        answer = llm(*words, *(["-o", "x.safetensors"] if words[0] == "train" and "-o" not in words else []))
-        assert answer.exit_code in (1, 2) and answer.stdout == ""
+        is_written = words[0] in ("train", "import") and "-o" not in words
+        answer = llm(*words, *(["-o", "x.safetensors"] if is_written else []))
+        assert answer.exit_code == 2 and answer.stdout == "", (command, answer.stderr)
         assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
 
 

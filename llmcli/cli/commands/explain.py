@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmcli.cli.options import ResultOptions, argument, flag, model_path, option, text_argument, utf8_argument
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.errors import LLMError, usage
+from llmcli.errors import usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import ExplainedModel, Explanation
@@ -105,7 +105,7 @@ def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:
     source = load(path)
     other = None if options.compare is None else utf8_argument(options.compare, "prompt")
     if "" in (text, other):
-        raise LLMError("the prompt is empty; give a text to continue")
+        raise usage("the prompt is empty; give a text to continue")
     atomic_io.reject_overwriting(output, "output", [path], "the model itself", by=": --html page.html")
     atomic_io.check_writable(output, force=None, by=" with --html", example="page.html")
     options.claim(output)

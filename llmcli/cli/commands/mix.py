@@ -57,14 +57,12 @@ def _check_arguments(models: list[str], output: Path) -> None:
     if not output.name:
         raise usage(f"-o needs the name of a file: -o {DEFAULT_OUTPUT}")
     atomic_io.reject_gguf_name(output)
-    if "" in models:
-        raise usage("the name of a model is empty; name the files to mix")
     paths = [Path(name) for name in models]
     for first, other in itertools.combinations(paths, 2):
         if first.resolve() == other.resolve() or (
             first.exists() and other.exists() and first.samefile(other)
         ):
-            raise LLMError(f"{other} is named twice; name each model once")
+            raise usage(f"{other} is named twice; name each model once")
 
 
 def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":

@@ -17,7 +17,7 @@ from llmcli import units
 from llmcli.data.text.dataset_directory import HELD_OUT, TRAINING, find_dataset, visible_files
 from llmcli.data.text.decoding import STANDARD_INPUT, Document, display_name
 from llmcli.data.text.file_types import is_hidden
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, usage
 
 MAX_NAMES = 3  # files listed on a line
 WEB_ASSETS = (".css", ".js", ".mjs", ".map", ".svg")  # files of a web site that are not pages
@@ -145,7 +145,7 @@ def find_files(names: Iterable[str]) -> tuple[list[FoundFile], list[str]]:
 def _find_files(names: Iterable[str], skipped: list[str]) -> Iterator[FoundFile]:
     for name in names:
         if not name:
-            raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
+            raise usage("the name of a text is empty; name a text file, a directory, a pattern or -")
         path = Path(name)
         if name == "-":
             yield FoundFile(name, path, STANDARD_INPUT, True)
