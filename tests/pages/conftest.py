@@ -82,7 +82,7 @@ def trained(folder: Path, text: str, name: str = "model", **options: Any) -> Pat
 @pytest.fixture(scope="session")
 def words_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of sentences in English and Japanese, with emoji and code."""
-    return trained(tmp_path_factory.mktemp("words"), SENTENCES * 40)
+    return trained(tmp_path_factory.mktemp("words"), SENTENCES * 40, steps=200)
 
 
 @pytest.fixture(scope="session")

@@ -118,8 +118,9 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
         tokenizer = Tokenizer.train_bpe([TEXT], 300)
         model = random_checkpoint(SHAPES[shape], tokenizer_json=tokenizer.to_json())
         checkpoint.save(tmp_path / "m.safetensors", model)
-        program, prompt = Program(blank, page_of(tmp_path / "m.safetensors")), "The cat likes to sleep. "
-        token = next_words(NumpyRuntime(model), tokenizer, prompt).words[0].token
+        quick = page_of(tmp_path / "m.safetensors").replace("MAX_EVALUATIONS = 1000", "MAX_EVALUATIONS = 50")
+        program, prompt = Program(blank, quick), "The cat likes to sleep. "
+        token = next_words(NumpyRuntime(model), tokenizer, prompt, evaluations=50).words[0].token
         for without in ([], ["1", "2.3"], []):
             changed = switched_off(model, without)
             expected = explain(

@@ -1,6 +1,6 @@
 // Prompt -> text: prefill, sample, step. And prompt -> the most likely next words.
 const MAX_UNEXPLORED = 0.001; // the search for words stops when less probability than this is unexplored
-const MAX_EVALUATIONS = 1000, MIN_EVALUATIONS = 50, MAX_WORK = 2e10; // of the model, and evaluations x parameters
+const MAX_EVALUATIONS = 1000, MIN_EVALUATIONS = 30, MAX_WORK = 5e9; // of the model, and evaluations x parameters
 const PROMPT_SHARE = 4; // one in four evaluations is for the tokenizations of the prompt's end
 const MAX_OPEN = 4 * MAX_EVALUATIONS; // spellings that are kept; of more, only the most likely will ever be followed
 const MAX_WORD_TOKENS = 16; // tokens of the context kept free for the word
