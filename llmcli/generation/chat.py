@@ -406,8 +406,10 @@ def load_conversation(path: Path, number: int = 1) -> tuple[Conversation, "Conve
         raise LLMError(f"there is no file {path}; {wanted}")
     try:
         read = require_conversations(path)
-    except LLMError as error:  # its advice is for `llm train`
-        raise LLMError(f"{str(error).partition('; ')[0]}; {wanted}") from error
+    except LLMError as error:  # its advice is for `llm train`; "; " in the name begins none
+        before, name, after = str(error).partition(str(path))
+        problem = after.partition("; ")[0]
+        raise LLMError(f"{before}{name}{problem}; {wanted}") from error
     count = len(read.conversations)
     if not 1 <= number <= count:
         raise usage(

@@ -153,7 +153,7 @@ def score_continuations(
     not all of it. Raises LLMError for a continuation that does not fit the context."""
     lengths = [len(tokenizer.encode(text)) for text in continuations]
     longest = max(lengths)
-    space = runtime.context - reserve - longest - 1  # minus one: other tokenizations may be longer
+    space = prompt_space(runtime.context - reserve, longest)
     if space < 1:
         raise _too_long(continuations[lengths.index(longest)], longest, 1, runtime.context)
     head, tail = prompt.split(space, tokenizer.bos_ids)
@@ -183,6 +183,11 @@ def score_continuations(
             ScoredText(continuations[i - 1], total + weights[i - 1] - of_prompt, lengths[i - 1])
             for i, total in totals.items()
         ]
+
+
+def prompt_space(context: int, longest: int) -> int:
+    """Return the number of tokens of a prompt that fit before continuations of at most `longest` tokens."""
+    return context - longest - 1  # minus one: other tokenizations may be longer
 
 
 def _run_together(runtime: Runtime, searches: Sequence[TokenizationSearch]) -> Iterator[None]:

@@ -95,12 +95,13 @@ def test_a_row_says_what_does_not_fit_the_context(llm: Llm, tmp_path: Path) -> N
     context = 64
     write_chat_model(tmp_path / "model.safetensors", context)
     turns = [{"role": role, "content": "The cat sat. " * 9} for role in ("user", "assistant")] * 9
-    for command, row, key, value in [
-        ("generate", {"prompt": "a b " * 50}, "cut", 200 - context),
-        ("generate", {"prompt": ""}, "cut", 0),
-        ("chat", {"messages": [*turns, {"role": "user", "content": "x"}]}, "dropped_turns", 9),
+    for command, row, key, values in [  # a choice of one token, and one more, have to fit after the prompt
+        ("generate", {"prompt": "a b " * 50}, "cut", (200 - context, 200 - (context - 2))),
+        ("generate", {"prompt": "a b " * 16}, "cut", (0, 2)),
+        ("generate", {"prompt": ""}, "cut", (0, 0)),
+        ("chat", {"messages": [*turns, {"role": "user", "content": "x"}]}, "dropped_turns", (9, 9)),
     ]:
-        for options in ([], ["--choices", "a,b"]):
+        for options, value in zip(([], ["--choices", "a,b"]), values, strict=True):
             answer = llm(command, "--batch", "-", *options, stdin=json.dumps(row))
             assert (f"see {key}" in answer.stderr) == (value != 0)
             record = json.loads(answer.stdout)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.generation.choices import ScoredText, score_answers, score_continuations
+from llmcli.generation.choices import ScoredText, prompt_space, score_answers, score_continuations
 from llmcli.generation.engine.prefix_cache import Prefix, PrefixCache
 from llmcli.generation.engine.requests import (
     Event,
@@ -263,7 +263,10 @@ class GeneratedSequence:
         if not self._is_started:
             self._is_started = True
             before = tuple(self.text.ids if ids is None else ids)
-            prompt_tokens = min(len(self.request.prompt.ids), self._context)
+            space = self._context
+            if self._scored and not self.request.stop_ids:  # continuations
+                space = prompt_space(space, max(scored.tokens for scored in self._scored))
+            prompt_tokens = min(len(self.request.prompt.ids), space)
             self._send(Started(prompt_tokens, self._shared, tuple(self._prompt), before))
 
     def _emit(self, pieces: list[Piece]) -> None:

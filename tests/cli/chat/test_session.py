@@ -125,6 +125,9 @@ def test_load_names_a_question_that_it_leaves_out(capsys: pytest.CaptureFixture[
     Path("cut.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     assert contents(converse("/load cut.jsonl")[0]) == ["q", "a"]
     assert "cut after the last answer (first: cut.jsonl line 1)" in capsys.readouterr().err
+    Path("a; b.txt").write_text("no conversation\n")
+    converse("/load a; b.txt")
+    assert "error: a; b.txt has no conversations; give a JSON Lines file" in capsys.readouterr().err
 
 
 def test_set_changes_the_next_answers(capsys: pytest.CaptureFixture[str]) -> None:
