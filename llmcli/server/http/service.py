@@ -16,7 +16,7 @@ from starlette.types import Receive
 from llmcli.generation.engine.engine import Engine
 from llmcli.models.runtime import Check, Runtime
 from llmcli.server.api.models import Models, ServedModel
-from llmcli.server.api.schema import Operation, parse_object
+from llmcli.server.api.schema import Body, Operation, parse_object
 from llmcli.server.errors import ApiError
 from llmcli.server.http.access import check_body
 from llmcli.server.http.classroom import Classroom
@@ -124,11 +124,10 @@ async def respond(operation: Operation, request: Request) -> Response:
     name = request.path_params.get("id") or request.query_params.get("model")
     if operation.body is not None:
         data = await _receive(request)
-        values = await run_in_threadpool(parse_object, data)
-        name = values.get("model")
-        if operation.check_model is not None and isinstance(name, str | None):
-            operation.check_model(service.models.find(name or None))
-        body = await run_in_threadpool(operation.body.read, values)
+        body = await run_in_threadpool(
+            _read_body, operation.body, data, operation.check_model, service.models
+        )
+        name = body.model
     call = Call(request, service, service.models.find(name or None), entry, len(data) > LARGE_BODY_BYTES)
     if body is not None:
         entry.model = call.model.name
@@ -138,6 +137,17 @@ async def respond(operation: Operation, request: Request) -> Response:
         handler(*arguments) if iscoroutinefunction(handler) else call.in_thread(lambda: handler(*arguments))
     )
     return answer if isinstance(answer, Response) else await call.in_thread(lambda: JSONResponse(answer))
+
+
+def _read_body(
+    body: type[Body], data: bytes, check_model: Callable[[Any], None] | None, models: Models
+) -> Body:
+    """Read a body, after the check of the model that it names."""
+    values = parse_object(data)
+    name = values.get("model")
+    if check_model is not None and isinstance(name, str | None):
+        check_model(models.find(name or None))
+    return body.read(values)
 
 
 async def _receive(request: Request) -> bytes:
