@@ -81,7 +81,8 @@ def trained(folder: Path, text: str, name: str = "model", **options: Any) -> Pat
 
 @pytest.fixture(scope="session")
 def words_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of sentences in English and Japanese, with emoji and code."""
+    """A model of sentences in English and Japanese, with emoji and code. It is trained until few tokens are likely:
+    among equally likely ones, each search for next words takes 1,000 evaluations."""
     return trained(tmp_path_factory.mktemp("words"), SENTENCES * 40, steps=200)
 
 
