@@ -22,6 +22,8 @@ from llmcli.data.documents.extracted import ExtractionError, File
 _ENCRYPTED = 0x1
 _NAME_IN_UTF8 = 0x800
 _READS_AFTER_END = 100
+# the end of a tar archive: no header, or one of zeros
+_ENDS = (tarfile.EmptyHeaderError, tarfile.EOFHeaderError)  # type: ignore[attr-defined]
 # control characters, and characters that reverse text
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -110,11 +112,11 @@ class _TarInfo(tarfile.TarInfo):
     """Raises an error for a damaged header, which tarfile would mistake for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_TarInfo":
         try:
-            return super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(archive)
         except tarfile.HeaderError as error:
-            if not any(buf):  # the end
+            if isinstance(error, _ENDS):
                 raise
             raise tarfile.ReadError(str(error)) from error
 

@@ -55,9 +55,13 @@ def test_what_is_read_of_a_tar_archive_is_counted_and_files_know_the_size_they_h
 def test_a_file_in_a_zip_archive_has_its_compressed_size_or_at_most_that_of_the_archive() -> None:
     data = samples.zipped({"a": bytes(1 << 20)}).read()
     at = data.index(b"PK\x01\x02") + 20
-    for stored, size in ((data[at : at + 4], int.from_bytes(data[at : at + 4], "little")), (b"\xfe" * 4, len(data))):
-        [member] = members(io.BytesIO(data[:at] + stored + data[at + 4 :]))
-        assert isinstance(member, archives.Member) and member.stored_bytes == size < 2000
+    [member] = members(io.BytesIO(data))
+    assert isinstance(member, archives.Member) and member.stored_bytes == int.from_bytes(data[at : at + 4], "little")
+    [member] = members(io.BytesIO(data[:at] + b"\xfe" * 4 + data[at + 4 :]))
+    if isinstance(member, str):  # newer versions of zipfile find that it does not fit
+        assert member == "damaged file"
+    else:
+        assert member.stored_bytes == len(data) < 2000
 
 
 def test_a_sparse_file_is_skipped() -> None:
