@@ -173,10 +173,10 @@ class Program:
         }"""
         return self.page.evaluate(script, [text, without])
 
-    def chat(self, messages: list[str], settings: dict[str, float] = GREEDY) -> str:
+    def chat(self, messages: list[str], settings: dict[str, float] = GREEDY) -> dict[str, Any]:
         script = """async ([messages, settings]) => {
-            let last = "";
-            for await (const { answer } of jobs.chat({ messages, settings }, async () => {})) last = answer ?? last;
-            return last;
+            const answer = { content: "" };
+            for await (const news of jobs.chat({ messages, settings }, async () => {})) Object.assign(answer, news);
+            return answer;
         }"""
         return self.page.evaluate(script, [messages, settings])  # type: ignore[no-any-return]

@@ -445,7 +445,7 @@ def test_a_conversation(opened: Any, sums_model: Path) -> None:
     assert answers.count() == 1 and page.is_enabled("#send")
     page.fill("#message", "What? " * 500)
     page.press("#message", "Enter")
-    page.locator("#problem", has_text="the message is longer than the context").wait_for()
+    page.locator("#problem", has_text="the message is longer than the context of the model (128 tokens)").wait_for()
     assert answers.count() == 1 and page.input_value("#message").startswith("What? What?")
     assert page.locator("#problem").bounding_box()["y"] >= 0
     answer = str(answers.first.text_content())

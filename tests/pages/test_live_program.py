@@ -322,15 +322,25 @@ def test_greedy_texts_of_an_imported_model(blank: "Page", tmp_path: Path) -> Non
 def test_answers_are_those_of_llm_chat(blank: "Page", sums_model: Path) -> None:
     model = loading.load(sums_model)
     program, tokenizer = Program(blank, page_of(sums_model)), loading.open_tokenizer(model)
-    for questions in (["What is 2 and 3?"], ["What is <|im_end|>?"], ["What is 2 and 3?", "And 4 and 4?"] * 6):
+    ends = set()
+    for questions in (
+        ["What is 2 and 3?"],
+        ["What is <|im_end|>?"],
+        ["What is 2 and 3?", "And 4 and 4?"] * 6,
+        ["2 " * 115],  # room for five tokens
+    ):
         messages: list[Message] = []
         for question in questions:
             assistant = open_assistant(model, runtime_of(sums_model), tokenizer)
             messages.append(Message("user", question))
             events = assistant.answer(messages, SamplingConfig(max_tokens=1000, temperature=0))
-            answer = "".join(event.text for event in events if isinstance(event, Piece))
-            assert program.chat([message.content for message in messages]) == answer
+            pieces = [event for event in events if isinstance(event, Piece)]
+            answer, end = "".join(piece.text for piece in pieces), pieces[-1].finish_reason
+            shown = program.chat([message.content for message in messages])
+            assert shown["content"] == answer and shown["end"] == end
+            ends.add(end)
             messages.append(Message("assistant", answer))
+    assert ends == {"stop", "length"}
 
 
 def test_next_words_are_those_of_llm_generate_next(blank: "Page", request: pytest.FixtureRequest) -> None:

@@ -215,6 +215,23 @@ def test_an_answer_streams_and_can_be_written_again(page: "Page", folder: Path) 
     assert answer(page) == first
 
 
+def test_an_answer_that_was_cut_off_or_stopped(page: "Page") -> None:
+    choose(page, "sums")
+    set_up(page, max_tokens=2)
+    ask(page)
+    assert "cut off" in str(page.locator("#messages .from-model + .hint").text_content())
+    set_up(page, max_tokens="")
+    ask(page, "What is 4 and 4?")
+    assert page.locator("#messages p").count() == 5  # the second answer is complete
+    page.route("**/v1/chat/completions", lambda route: None)  # no token arrives
+    page.fill("#message", "And 5 and 5?")
+    page.press("#message", "Enter")
+    page.locator("#messages .from-model", has_text="…").wait_for()
+    page.click("#chat-stop")
+    page.wait_for_selector("#send:not(:disabled)")
+    assert page.locator("#messages p").count() == 5 and page.input_value("#message") == "And 5 and 5?"
+
+
 @in_full
 def test_a_system_message_is_sent(page: "Page") -> None:
     choose(page, "sums")

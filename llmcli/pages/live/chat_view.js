@@ -1,6 +1,6 @@
 // Chat: messages, and the answers of a model that was trained on conversations.
-// [{content, ids, prefix, dropped}]: the user wrote the first, and each second one; an answer has the tokens of the conversation that
-// the model read, from which so many turns were dropped
+// [{content, ids, prefix, dropped, end}]: the user wrote the first, and each second one; an answer has the tokens of the conversation
+// that the model read, from which so many turns were dropped, and why it ended: "stop", or "length" if it was cut off
 let messages = [];
 let earlier = []; // what was shown before each change: {messages, draft}
 let turn = 0; // the answer that is being written
@@ -8,11 +8,12 @@ let turn = 0; // the answer that is being written
 function showMessages() {
   const unread = 2 * (messages.at(-1)?.dropped ?? 0), controls = byId("send").parentElement;
   const isInView = byId("message").getBoundingClientRect().top < innerHeight;
-  byId("messages").replaceChildren(...messages.flatMap(({ content }, i) => {
-    const speaker = element("b", {}, say(i % 2 ? "model" : "you"));
-    const message = element("p", { class: i % 2 ? "from-model" : "from-user", dir: "auto" }, speaker, element("span", {}, content || say("waiting")));
+  const hint = (text) => element("p", { class: "hint" }, say(text));
+  byId("messages").replaceChildren(...messages.flatMap(({ content, end }, i) => {
+    const speaker = element("b", {}, say(i % 2 ? "model" : "you")), text = content || say(end ? "noText" : "waiting");
+    const message = element("p", { class: i % 2 ? "from-model" : "from-user", dir: "auto" }, speaker, element("span", {}, text));
     message.classList.toggle("unread", i < unread);
-    return i && i === unread ? [element("p", { class: "hint" }, say("contextFull")), message] : [message];
+    return [...(i && i === unread ? [hint("contextFull")] : []), message, ...(end === "length" ? [hint("cutOff")] : [])];
   }));
   for (const id of ["chat-undo", "new-chat"]) setDisabled(id, !messages.length && !(id === "chat-undo" && earlier.length), "message");
   for (const id of ["again", "copy", "look-inside", "answer-tokens"]) setDisabled(id, !messages.at(-1)?.ids);
@@ -58,11 +59,10 @@ function ask(content, before = messages) {
   showProblem("");
   setAnswering(true);
   showMessages();
-  request("chat", { messages: messages.slice(0, -1).map((one) => one.content), settings: settings() }, ({ answer: text, ids, prefix, dropped, done, error }) => {
+  request("chat", { messages: messages.slice(0, -1).map((one) => one.content), settings: settings() }, ({ id, done, error, ...news }) => {
     if (own !== turn) return; // it was taken back
-    if (error) return takeBack();
-    if (text !== undefined) Object.assign(answer, { content: text, ids, prefix });
-    if (dropped !== undefined) answer.dropped = dropped;
+    Object.assign(answer, news);
+    if (error || (done && !answer.content && !answer.end)) return takeBack(); // stopped before its first token
     if (done) setAnswering(false);
     showMessages();
   });

@@ -24,7 +24,7 @@ async function post(path, body, signal, tries = BUSY_TRIES) {
   }
   if (isRefusal(code)) throw new Problem(code);
   if (answer.status === 401) throw new Problem(key ? "wrongKey" : "needsKey");
-  if (path.includes("/chat/") && code === "context_length_exceeded") throw new Problem("messageTooLong");
+  if (path.includes("/chat/") && code === "context_length_exceeded") throw new Problem("messageTooLong", { context: data.context });
   throw new Problem("serverSays", { error: error.message ?? answer.status });
 }
 const fetchJson = async (path, body, signal) => (await post(path, body && { model: data.model, ...body }, signal)).json();
@@ -147,7 +147,7 @@ const jobs = {
     const system = settings.system ? [{ role: "system", content: settings.system }] : [];
     const turns = messages.map((content, i) => ({ role: i % 2 ? "assistant" : "user", content }));
     const body = { messages: [...system, ...turns], logprobs: true, stream_options: { include_usage: true }, ...sampling(settings) };
-    let answer = "", ids = [], prefix = 0;
+    let content = "", ids = [], prefix = 0;
     for await (const choice of streamed("/v1/chat/completions", body, signal)) {
       if (choice.usage) {
         yield { dropped: choice.usage.dropped_turns ?? 0 };
@@ -155,8 +155,8 @@ const jobs = {
       }
       if (choice.prompt_token_ids) [ids, prefix] = [choice.prompt_token_ids, choice.prompt_token_ids.length];
       ids = [...ids, ...idsOf(choice)];
-      answer += choice.delta.content ?? "";
-      yield { answer, ids, prefix };
+      content += choice.delta.content ?? "";
+      yield { content, ids, prefix, end: choice.finish_reason };
     }
   },
 };

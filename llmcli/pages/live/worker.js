@@ -136,12 +136,13 @@ const jobs = {
   async *chat({ messages, settings }, check) {
     const { ids, dropped } = fitConversation(chat, messages, tokenizer, runtime.context), decoder = newDecoder();
     let count = runtime.context - ids.length, text = "";
-    if (count <= 0) throw new Problem("messageTooLong");
+    if (count <= 0) throw new Problem("messageTooLong", { context: runtime.context });
+    yield { ids, prefix: ids.length, dropped };
     for await (const { end, added, ids: all } of generate(runtime, vocabulary, { head: ids, tail: [] }, settings, check, chat.stop_ids)) {
-      if (end) return;
+      if (end) return yield { end: "stop" };
       text += decoder.decode(byteArray(added), { stream: true });
-      yield { answer: withoutSpace(text), ids: all, prefix: ids.length, dropped };
-      if (--count === 0) return;
+      yield { content: withoutSpace(text), ids: all };
+      if (--count === 0) return yield { end: "length" };
     }
   },
 };
