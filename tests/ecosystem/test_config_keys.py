@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from llmcli.config import ARCHITECTURES, REWRITTEN, ModelConfig
 from llmcli.errors import LLMError
@@ -235,55 +236,55 @@ def own_logits(config: dict[str, Any], directory: Path) -> tuple[ModelConfig, np
     return checkpoint.config, runtime.logits(IDS[: runtime.context])
 
 
-def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(tmp_path: Path) -> None:
-    for tied in [False, True] if FULL else [False]:
-        for kind in [*ARCHITECTURES, *REWRITTEN] if FULL else ["llama", *RELATIVES]:
-            import transformers
+@pytest.mark.parametrize("tied", [False, True] if FULL else [False])
+@pytest.mark.parametrize("kind", [*ARCHITECTURES, *REWRITTEN] if FULL else ["llama", *RELATIVES])
+def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(tmp_path: Path, kind: str, tied: bool) -> None:
+    import transformers
 
-            transformers.logging.set_verbosity_error()
-            transformers.logging.disable_progress_bar()
-            own = transformers.CONFIG_MAPPING[kind](**SHAPE | MORE.get(kind, {}), tie_word_embeddings=tied)
-            base = json.loads(own.to_json_string())
-            other, run, effective = [], 0, set()
-            own_eps = next(key for key in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon") if key in base)
-            own_keys = base.keys() - transformers.LlamaConfig().to_dict().keys()
-            own_keys |= {"rms_norm_eps", "rope_local_base_freq", "sliding_window"}
-            before: np.ndarray | None = None
-            for change in changes(base):
-                config = applied(base, change)
-                if not FULL and kind in RELATIVES and not change.keys() & own_keys:
-                    continue
-                if config.get("model_type") != kind or (tied and config.get("tie_word_embeddings") is not True):
-                    continue  # another architecture, or weights that are not stored
-                try:
-                    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
-                    published_config(tmp_path / "config.json")  # if that is an error, no model need be built
-                    try:
-                        built = Built(config, tmp_path)
-                    except Exception:  # transformers has no exception class of its own
-                        continue
-                    result, logits = own_logits(config, built.directory)
-                except LLMError as error:
-                    assert "\n" not in str(error), change
-                    assert change, error
-                    continue
-                theirs = built.logits
-                run += 1
-                before = theirs if before is None else before
-                if before.shape == theirs.shape and np.abs(before - theirs).max() > 1e-3:
-                    effective |= change.keys()
-                tolerance = 1e-4 if result.hidden_size < 500 else 1e-3  # by default of n_embd; both round by 5e-4
-                if len(logits) < 1 or np.abs(logits - theirs[: len(logits)]).max() > tolerance:
-                    other.append(applied({}, change) | {key: "omitted" for key, v in change.items() if v is DELETED})
-                assert parse_config(dump_config(result)) == result, change
-            assert not other, "\n".join(map(str, other))
-            if FULL or kind not in RELATIVES:
-                assert run > 60
-                assert ROPE_KEYS.get(kind, {"rope_parameters", "rope_scaling", "rope_theta"}) <= effective
-            if kind == "gemma3_text":
-                own = {"hidden_activation", "layer_types", "query_pre_attn_scalar", "rope_local_base_freq"}
-                assert own | {"sliding_window", "sliding_window_pattern"} <= effective
-            assert own_eps in effective, (tied, kind)  # the comparison can fail
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    own = transformers.CONFIG_MAPPING[kind](**SHAPE | MORE.get(kind, {}), tie_word_embeddings=tied)
+    base = json.loads(own.to_json_string())
+    other, run, effective = [], 0, set()
+    own_eps = next(key for key in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon") if key in base)
+    own_keys = base.keys() - transformers.LlamaConfig().to_dict().keys()
+    own_keys |= {"rms_norm_eps", "rope_local_base_freq", "sliding_window"}
+    before: np.ndarray | None = None
+    for change in changes(base):
+        config = applied(base, change)
+        if not FULL and kind in RELATIVES and not change.keys() & own_keys:
+            continue
+        if config.get("model_type") != kind or (tied and config.get("tie_word_embeddings") is not True):
+            continue  # another architecture, or weights that are not stored
+        try:
+            (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+            published_config(tmp_path / "config.json")  # if that is an error, no model need be built
+            try:
+                built = Built(config, tmp_path)
+            except Exception:  # transformers has no exception class of its own
+                continue
+            result, logits = own_logits(config, built.directory)
+        except LLMError as error:
+            assert "\n" not in str(error), change
+            assert change, error
+            continue
+        theirs = built.logits
+        run += 1
+        before = theirs if before is None else before
+        if before.shape == theirs.shape and np.abs(before - theirs).max() > 1e-3:
+            effective |= change.keys()
+        tolerance = 1e-4 if result.hidden_size < 500 else 1e-3  # by default of n_embd; both round by 5e-4
+        if len(logits) < 1 or np.abs(logits - theirs[: len(logits)]).max() > tolerance:
+            other.append(applied({}, change) | {key: "omitted" for key, v in change.items() if v is DELETED})
+        assert parse_config(dump_config(result)) == result, change
+    assert not other, "\n".join(map(str, other))
+    if FULL or kind not in RELATIVES:
+        assert run > 60
+        assert ROPE_KEYS.get(kind, {"rope_parameters", "rope_scaling", "rope_theta"}) <= effective
+    if kind == "gemma3_text":
+        own = {"hidden_activation", "layer_types", "query_pre_attn_scalar", "rope_local_base_freq"}
+        assert own | {"sliding_window", "sliding_window_pattern"} <= effective
+    assert own_eps in effective, (tied, kind)  # the comparison can fail
 
 
 def directory_of(kind: str, place: Path, **more: Any) -> Path:
