@@ -155,7 +155,9 @@ def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.
             raise LLMError(f"{path} adapts lm_head, which this model shares with its embeddings; {_ADVICE}")
         is_pair = len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]
         if not is_pair or shapes.get(f"{matrix}.weight") != (b.shape[0], a.shape[1]):
-            raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model")
+            name, _ = base_of(header)
+            trained = f"; it was trained on {name}" if name else ""
+            raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model{trained}")
         pairs[f"{matrix}.weight"] = a, b
 
     def compute(name: str) -> NDArray[np.float32]:

@@ -119,7 +119,9 @@ def _print_size(
     header: "Header", config: Mapping[str, Any], training: Mapping[str, Any], origin: Mapping[str, Any]
 ) -> None:
     """Print the kind of file, its origin and size."""
-    if not header.is_ours:
+    if "adapter_config.json" in header.metadata:
+        kind = "LoRA adapters made by llmcli"
+    elif not header.is_ours:
         kind = f"a {header.form}" + (", not made by llmcli" if header.form == "safetensors file" else "")
     elif origin:
         verb = "fine-tuned" if training.get("train") else "imported"
