@@ -65,7 +65,7 @@ def test_adapters_are_neither_a_model_nor_for_a_model_of_another_shape(trained: 
     result = llm("generate", "The", "-m", trained[1])
     assert result.exit_code == 1 and "llm import MODEL --adapter" in result.stderr
     assert "LoRA adapters made by llmcli" in llm("inspect", trained[1]).stdout
-    with pytest.raises(LLMError, match="does not fit the model; it was trained on model.safetensors"):
+    with pytest.raises(LLMError, match=r"it was trained on model\.safetensors"):
         adapters.merged_tensors(random_checkpoint(CONFIG), safetensors_header.read_header(trained[1]))
 
 
