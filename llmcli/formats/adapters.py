@@ -12,15 +12,13 @@ from llmcli.config import HEAD, LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors
-from llmcli.formats.header import Header, TensorInfo
+from llmcli.formats.header import PEFT_CONFIG, Header, TensorInfo
 from llmcli.formats.metadata import JsonObject, PositiveNumber, parse_document, read_as
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.training_record import Base, TrainingRecord, seen_bytes
 
-# names in a PEFT directory
-PEFT_FILE = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
+PEFT_FILE = "adapter_model.safetensors"  # in a PEFT directory, beside its config
 # keys in PEFT's config that change an adapter's computation
 _UNSUPPORTED = (
     "use_dora",
@@ -155,9 +153,9 @@ def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.
             raise LLMError(f"{path} adapts lm_head, which this model shares with its embeddings; {_ADVICE}")
         is_pair = len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]
         if not is_pair or shapes.get(f"{matrix}.weight") != (b.shape[0], a.shape[1]):
-            name, _ = base_of(header)
-            trained = f"; it was trained on {name}" if name else ""
-            raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model{trained}")
+            own_base, _ = base_of(header)
+            hint = f"; it was trained on {own_base}" if own_base else ""
+            raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model{hint}")
         pairs[f"{matrix}.weight"] = a, b
 
     def compute(name: str) -> NDArray[np.float32]:

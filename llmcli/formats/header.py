@@ -15,6 +15,9 @@ from llmcli.formats.metadata import Json
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.dtypes import Values
 
+# the file with PEFT's config of adapters, and its key in the metadata of the adapters that this program writes
+PEFT_CONFIG = "adapter_config.json"
+
 
 class TensorInfo(NamedTuple):
     """A tensor as described in the header."""

@@ -15,6 +15,7 @@ from llmcli.analysis.inspect import (
 from llmcli.cli.terminal import charts, console, tables
 from llmcli.cli.terminal.text_layout import terminal_width
 from llmcli.errors import prefixed, with_hub_names
+from llmcli.formats.header import PEFT_CONFIG
 from llmcli.formats.training_record import KNOWN_ANSWERS, TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
 from llmcli.training.files.curve import ProbePoint, probe_points, read_curve
@@ -119,7 +120,7 @@ def _print_size(
     header: "Header", config: Mapping[str, Any], training: Mapping[str, Any], origin: Mapping[str, Any]
 ) -> None:
     """Print the kind of file, its origin and size."""
-    if "adapter_config.json" in header.metadata:
+    if PEFT_CONFIG in header.metadata:
         kind = "LoRA adapters made by llmcli"
     elif not header.is_ours:
         kind = f"a {header.form}" + (", not made by llmcli" if header.form == "safetensors file" else "")

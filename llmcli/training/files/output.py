@@ -15,6 +15,7 @@ from llmcli.errors import LLMError, usage
 from llmcli.formats import adapters, atomic_io, file_lock, loading
 from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
 from llmcli.formats.checkpoint import save
+from llmcli.formats.header import PEFT_CONFIG
 from llmcli.signals import cleaning_up
 from llmcli.training.files import resume
 from llmcli.training.files.resume import StoppedRun, is_resume_file, is_saved_in
@@ -200,5 +201,5 @@ def _adapter_directory(path: Path, file: Path, force: bool) -> Iterator[None]:
 
     with cleaning_up(remove_if_unused):
         if not file.exists():
-            atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
+            atomic_io.check_writable(path / PEFT_CONFIG, force=force, example=PEFT_CONFIG)
         yield
