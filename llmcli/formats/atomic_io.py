@@ -86,7 +86,7 @@ def check_writable(
         if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
             raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
     target = resolve_links(path)
-    _require_directory(target.parent)
+    require_directory(target.parent)
     with _temporary_file(target) as temporary:  # all steps of `write` except renaming
         temporary.write_bytes(b"0")
     _flush_directory(target.parent)
@@ -244,10 +244,10 @@ def check_directory_name(directory: Path) -> None:
         raise LLMError("expected a directory, found -, which is standard output; give another name")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
-    _require_directory(directory.parent)
+    require_directory(directory.parent)
 
 
-def _require_directory(directory: Path) -> None:
+def require_directory(directory: Path) -> None:
     """Raise LLMError unless the directory for a new file or directory exists."""
     if directory.is_dir():
         return

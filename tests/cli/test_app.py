@@ -161,6 +161,7 @@ WRONG = [
     (1, "train c.txt --tokenizer .", "is a directory; name bpe, char or a tokenizer.json"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
     (1, "train c.txt -o -", "which is standard output; give a file name: -o model.safetensors"),
+    (1, "train c.txt --dry-run -o no/m.safetensors", "/no; make it first: mkdir -p"),
     (2, "train c.txt -o .", "-o needs the name of a file"),
     (2, "train c.txt --dropout 1", "--dropout"),
     (1, "train c.txt --val nofile", "--val nofile"),

@@ -106,12 +106,15 @@ class Output:
 def dry_run_output(
     path: Path, *, adapter_only: bool = False, on_note: Callable[[str], None] = lambda note: None
 ) -> Output:
-    """Return the output of a dry run: checks the name, creates nothing. Raises LLMError."""
+    """Return the output of a dry run: checks its name and directory, creates nothing. Raises LLMError."""
     if not path.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     reject_gguf_name(path)
+    directory = atomic_io.resolve_links(path).parent
     path = _adapter_file(path) if adapter_only else path
     resume.check_model_name(path)
+    atomic_io.check_name(path, by=" with `output`", example="model.safetensors")
+    atomic_io.require_directory(directory)
     return Output(path, resume.resume_path(path), adapter_only, force=False, on_note=on_note)
 
 
