@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import fields
 from functools import partial
 from inspect import Parameter, Signature, cleandoc
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -308,7 +309,7 @@ class GenerationOptions(ResultOptions):
         if values["seed"] is None:
             values["seed"] = int.from_bytes(os.urandom(4), "big")
         given = {name: value for name, value in values.items() if value is not None}
-        stop = tuple(values["stop"] or ())
+        stop = tuple(utf8_argument(text, "stop sequence") for text in values["stop"] or ())
         sampling = SamplingConfig(**given | {"stop": stop, "grammar": self._grammar()})
         if not vars(self).get("steps"):
             sampling.check_length()
@@ -418,9 +419,11 @@ def _name(param: Any) -> str:
 # ---- values
 
 
-def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -> Path:
-    """Return the path of the model named by -m, $LLMCLI_MODEL or the default; if it does not exist, `others`
-    suggests models."""
+def model_path(
+    typed: str | None, others: Callable[[Path], str] | None = None, *, option: str = "-m "
+) -> Path:
+    """Return the path of the model that was typed (after `option`), $LLMCLI_MODEL or the default; if it does
+    not exist, `others` suggests models."""
     if typed is not None:
         return local_model(typed)
     if name := os.environ.get("LLMCLI_MODEL"):
@@ -431,7 +434,8 @@ def model_path(typed: str | None, others: Callable[[Path], str] | None = None) -
             raise LLMError(f"$LLMCLI_MODEL: {missing_file_message(path)}")
         return path
     if not Path(DEFAULT_MODEL).exists():
-        raise LLMError(f"there is no {DEFAULT_MODEL} here; {(others or _other_models)(Path())}")
+        advice = others(Path()) if others else _other_models(Path(), option)
+        raise LLMError(f"there is no {DEFAULT_MODEL} here; {advice}")
     return Path(DEFAULT_MODEL)
 
 
@@ -445,12 +449,20 @@ def local_model(name: str) -> Path:
     return local_path(name, console.note, progress=console.shows_progress())
 
 
-def _other_models(directory: Path) -> str:
+def _other_models(directory: Path, option: str) -> str:
+    from llmcli.formats.checkpoint import holds_adapters
+    from llmcli.formats.loading import read_header
     from llmcli.formats.open_file import model_files
 
-    if models := model_files(directory)[:MAX_NAMED_MODELS]:
-        return f"name another: {' or '.join(command_line(['-m', str(path)]) for path in models)}"
-    return "train one: llm train corpus.txt, or name a model with -m FILE"
+    def is_model(path: Path) -> bool:
+        try:
+            return not holds_adapters(read_header(path))
+        except LLMError:
+            return False
+
+    if models := [*islice(filter(is_model, model_files(directory)), MAX_NAMED_MODELS)]:
+        return f"name another: {' or '.join(option + command_line([str(path)]) for path in models)}"
+    return f"train one: llm train corpus.txt, or name a model: {option}FILE"
 
 
 def text_argument(text: str | None, what: str) -> str:
@@ -468,10 +480,8 @@ def utf8_argument(text: str, what: str) -> str:
     try:
         # the bytes that were typed, regardless of how the locale decoded them
         return os.fsencode(text).decode("utf-8")
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise LLMError(
-            f"the {what} is not UTF-8 text: byte at position {error.start}; write it in UTF-8"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise _not_utf8(what, error, "write it in UTF-8") from error
 
 
 def decoded(data: bytes, what: str) -> str:
@@ -483,10 +493,12 @@ def decoded(data: bytes, what: str) -> str:
 
         if description := file_types.describe_binary("standard input", data[: file_types.START_BYTES]):
             raise LLMError(f"standard input {description}") from error
-        raise LLMError(
-            f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
-            "convert it first: iconv -f ENCODING -t UTF-8"
-        ) from error
+        raise _not_utf8(what, error, "convert it first: iconv -f ENCODING -t UTF-8") from error
+
+
+def _not_utf8(what: str, error: UnicodeDecodeError, advice: str) -> LLMError:
+    byte = error.object[error.start]
+    return LLMError(f"the {what} is not UTF-8 text: byte 0x{byte:02x} at position {error.start:,}; {advice}")
 
 
 def parse_duration(text: str) -> float:

@@ -227,10 +227,14 @@ def from_header(header: Header) -> Checkpoint:
     )
 
 
+def holds_adapters(header: Header) -> bool:
+    return any(name.startswith(ADAPTER_PREFIX) for name in header.tensors)
+
+
 def _check_is_ours(header: Header) -> None:
     """Raise LLMError unless this program wrote the model in a safetensors file."""
     path = header.path
-    if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
+    if holds_adapters(header):
         raise LLMError(
             f"{path} holds adapters, not a model; merge them: "
             f"llm import MODEL --adapter {path} -o merged.safetensors"

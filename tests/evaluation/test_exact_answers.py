@@ -134,6 +134,6 @@ def test_eval_chooses_among_known_answers_without_the_held_out_questions(llm: Ll
     for more, message in (
         (("--choices", "answers"), "--choices has no effect with --known-answers"),
         (("--context", 8), "--context has no effect with --known-answers"),
-        (("-m", "other.safetensors"), "other.safetensors has no known answers"),
+        (("-m", "other.safetensors"), "error: other.safetensors has no known answers"),
     ):
         assert message in llm(*words, *more).stderr

@@ -542,8 +542,8 @@ def _evaluate_known_answers(
     }
     scores = []
     for model in models:
+        known = open_known_answers(model.source)
         with model.opened() as (runtime, _):
-            known = open_known_answers(model.source)
             # the file stores these too
             pairs = tuple(pair for pair in known.pairs if answer_hash(*pair) not in held_out)
             finder = AnswerFinder(

@@ -159,6 +159,7 @@ def _compare(
 
 def _token_of(text: str, tokenizer: "Tokenizer") -> int:
     """Return the token with this text. Raises LLMError if there is none."""
+    text = utf8_argument(text, "text of --token")
     for token in range(tokenizer.vocab_size):
         if tokenizer.label(token) == text:
             return token

@@ -135,7 +135,7 @@ def _model_and_output(options: _Options) -> tuple[Path, Path]:
     """Return the paths of the model and of the output, which by default is named after the model. Raises
     LLMError if there is no such model."""
     model, output = [*options.names, "", ""][:2]
-    path = model_path(model or None)
+    path = model_path(model or None, option="llm export ")
     if model and not output and not model.startswith("hf:") and not path.exists():
         names = command_line([os.environ.get("LLMCLI_MODEL", DEFAULT_MODEL), model])
         advice = f"if it is the output, name the model before it: llm export {names} {_format(options)}"
@@ -305,7 +305,9 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
         text = modelfile(gguf.name, model.config.max_position_embeddings, template)
         atomic_io.remove_stale(path)
         atomic_io.write(path, text.encode("utf-8", "surrogateescape"))  # the name may not be UTF-8
-    console.note(f"for Ollama: {command_line(['ollama', 'create', gguf.stem, '-f', str(path)])}")
+    # a name that begins with - would be an option
+    name, file = gguf.stem.lstrip("-") or "model", f"./{path}" if str(path).startswith("-") else str(path)
+    console.note(f"for Ollama: {command_line(['ollama', 'create', name, '-f', file])}")
 
 
 def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Options) -> None:

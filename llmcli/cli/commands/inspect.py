@@ -32,7 +32,7 @@ def inspect(options: _Options) -> None:
 
     views = ("verify", "tensor", "tensors", "weights")
     options.check({view: " ".join(other for other in views if other != view) for view in views})
-    header = read_header(model_path(options.file))
+    header = read_header(model_path(options.file, option="llm inspect "))
     if options.verify:
         _verify(header, json=options.json)
     elif options.tensor is not None:

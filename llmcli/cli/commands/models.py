@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmcli.formats.training_record import TrainingRecord
 
 MAX_NAMES = 2  # maximum number of training files that are named
+ADAPTERS = "LoRA adapters"  # in place of an architecture
 
 
 def models(options: ResultOptions) -> None:
@@ -45,8 +46,12 @@ def models(options: ResultOptions) -> None:
         ]
         tables.table(("model", "architecture", "origin", "size", "license", "kind"), rows, numbers=(3,))
     unreadable = sum("problem" in model for model in descriptions)
+    adapters = sum(model.get("architecture") == ADAPTERS for model in descriptions)
     others = len(cached) - len(supported)
-    sentence = f"{units.count(len(descriptions) - unreadable, 'model')} here and in the hub's cache"
+    count = len(descriptions) - unreadable - adapters
+    sentence = f"{units.count(count, 'model')} here and in the hub's cache"
+    if adapters:
+        sentence += f"; {units.count(adapters, 'file')} of {ADAPTERS}"
     if unreadable:
         sentence += f"; {unreadable:,} cannot be read"
     if others:
@@ -75,6 +80,7 @@ def _models_here() -> Iterator[tuple[str, Path]]:
 
 def _describe(name: str, path: Path) -> dict[str, Any]:
     """Return the facts in a model's header, or the reason why it cannot be read."""
+    from llmcli.formats.checkpoint import holds_adapters
     from llmcli.formats.loading import read_header
     from llmcli.formats.metadata import parse_document
     from llmcli.formats.training_record import TrainingRecord
@@ -91,9 +97,10 @@ def _describe(name: str, path: Path) -> dict[str, Any]:
     except LLMError as error:
         return {"name": name, "problem": str(error)}
     origin = record.imported or {}
+    architecture = origin.get("architecture") or config.get("model_type", "not a model")
     return {
         "name": name,
-        "architecture": str(origin.get("architecture") or config.get("model_type", "not a model")),
+        "architecture": ADAPTERS if holds_adapters(header) else str(architecture),
         "origin": _origin(record, name),
         "bytes": header.file_bytes,
         "license": str(origin.get("license", "")),

@@ -170,7 +170,10 @@ class Download(NamedTuple):
                 return f"there is no model {place}; check the name, or set HF_TOKEN if the model is private"
             case errors.RevisionNotFoundError():
                 return f"{name}: there is no revision {self.revision}; leave it out for the newest"
-        return f"cannot download {name} from {hub_address()}: {reason(error)}; run the command again"
+        return (
+            f"cannot download {name} from {hub_address()}: {reason(error)}; check the connection and run the "
+            "command again"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -56,8 +56,8 @@ class Access:
             raise ApiError(message, 403, code="host_not_allowed")
         if origin is not None and not self._is_allowed(origin, host):
             raise ApiError(
-                f"requests from pages of {origin[:100]!r} are not allowed; to allow them, start the server "
-                "with --cors-origin and this origin",
+                f"requests from pages of {origin[:100]!r} are not allowed; llm serve allows those of an origin "
+                "that --cors-origin names",
                 403,
                 code="origin_not_allowed",
             )

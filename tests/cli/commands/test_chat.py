@@ -15,6 +15,7 @@ from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
+from llmcli.formats.safetensors.file import write_tensors
 from llmcli.formats.training_record import KnownAnswers
 from tests.cli.terminals import PROMPT, Typist
 from tests.conftest import TEXT, Llm, random_checkpoint
@@ -146,6 +147,15 @@ def test_models_that_can_chat_are_named_and_no_others(llm: Llm) -> None:
     Path("model.safetensors").unlink()
     error = llm("chat", "hi").stderr
     assert error == "error: there is no model.safetensors here; a.gguf, b.safetensors can chat: llm chat -m a.gguf\n"
+    write_tensors("adapters.safetensors", {"base_model.model.x": np.zeros(1, np.float32)}, {})
+    for words, option in (
+        (["generate", "hi"], "-m "),
+        (["inspect"], "llm inspect "),
+        (["export", "--quantize", "int8"], "llm export "),
+    ):
+        advice = f"name another: {option}a.gguf or {option}b.safetensors"
+        assert llm(*words).stderr == f"error: there is no model.safetensors here; {advice}\n"
+    assert "; 1 file of LoRA adapters; 1 cannot be read" in llm("models").stderr
     Path("a.gguf").unlink()
     Path("b.safetensors").unlink()
     assert "train a model that can chat: llm train FILE (FILE: a table of questions" in llm("chat", "hi").stderr

@@ -73,7 +73,7 @@ def test_an_interrupted_download_goes_on(hub: SimpleNamespace, monkeypatch: pyte
         monkeypatch.setattr(module, "DOWNLOAD_CHUNK_SIZE", 1000, raising=False)
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
     hub.hub.cut_after = 0
-    with pytest.raises(LLMError, match=r"cannot download hf:owner/tiny from .*; run the command again"):
+    with pytest.raises(LLMError, match=r"cannot download hf:owner/tiny from .*; check the connection and run"):
         local_path(NAME)
     assert not list(hub.cache.rglob("model.safetensors")) and ("config.json", None) in requests()
     hub.hub.requests.clear()
