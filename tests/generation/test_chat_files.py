@@ -41,14 +41,6 @@ def test_only_the_conversation_as_it_was_saved_is_replaced() -> None:
     assert PATH.read_text() == "mine"
 
 
-def test_nothing_is_saved_without_an_answer_or_a_directory() -> None:
-    with pytest.raises(LLMError, match="nothing to save"):
-        save_messages(PATH, MESSAGES[:2])
-    with pytest.raises(LLMError, match="no directory"):
-        save_messages(Path("nowhere/chat.jsonl"), MESSAGES)
-    assert list(Path().iterdir()) == []
-
-
 def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
     lines = [
         json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"

@@ -152,12 +152,6 @@ def test_minimum_length_and_bias_do_not_break_the_grammar() -> None:
     assert re.fullmatch("ab|ac{3,6}", "".join(piece.text for piece in pieces)) and pieces[-1].finish_reason == "stop"
 
 
-def test_a_text_that_is_cut_off_says_so() -> None:
-    sampling = SamplingConfig(3, 0, grammar=Grammar("regex", "[ab]{9}"))
-    *_, last = decode(RandomModel(TOKENIZERS["char"]), GeneratedText(TOKENIZERS["char"], [5], sampling))
-    assert last.finish_reason == "length"
-
-
 def test_the_settings_of_a_schema_are_kept() -> None:
     spread = {"x-guidance": {"item_separator": ",\n", "key_separator": ": "}, "enum": [[1, 2]]}
     sampling = SamplingConfig(20, 0, grammar=Grammar.of_schema(spread))
@@ -238,10 +232,6 @@ def test_what_the_child_process_compiles_this_process_compiles_too(no_hang) -> N
 def try_to_compile(grammar: Grammar) -> None:
     with contextlib.suppress(LLMError):
         compile_grammar(grammar, TOKENIZERS["bpe"], is_answer=False)
-
-
-def test_lenient_schemas_ignore_what_is_not_supported() -> None:
-    state_of(Grammar.of_schema({"not": {}, "type": "integer"}, lenient=True), TOKENIZERS["char"])
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

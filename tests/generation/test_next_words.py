@@ -2,12 +2,9 @@
 
 import math
 import re
-from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -117,46 +114,10 @@ def test_a_character_of_several_tokens_is_followed_to_its_end():
     assert probabilities_of(result) == pytest.approx({"あ": 0.1 + 0.45, "いあ": 0.45}, abs=TOLERANCE)
 
 
-TOKENS = [".", " ", "a", " a", "b", "ab", "'b", "\n", "a'b", " b. "]
-
-
 def reference_word(text):
     """The first word of a complete text of these characters, by a regular expression."""
     text = text.lstrip(" \t\u3000")
     return re.match(r"\w+('\w+)*|.", text, re.DOTALL)[0] if text else "<end>"
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000))
-def test_probabilities_are_lower_bounds_and_sum_to_1(seed):
-    """Compared with the sum over all texts of at most three tokens."""
-
-    def after(path):
-        if len(path) == 3:
-            return {0: 1.0}
-        rng = np.random.default_rng([seed, *path])
-        chosen = rng.choice(len(TOKENS) + 1, 4, replace=False)
-        return dict(zip(chosen.tolist(), rng.dirichlet(np.ones(4) * 0.7).clip(1e-9).tolist(), strict=True))
-
-    exact = defaultdict(float)
-
-    def visit(path, text, probability):
-        row = after(path)
-        for token, share in row.items():
-            p = probability * share / sum(row.values())
-            if token == 0:
-                exact[reference_word(text)] += p
-            else:
-                visit((*path, token), text + TOKENS[token - 1], p)
-
-    visit((), "", 1.0)
-    result = next_words(tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
-    words = probabilities_of(result)
-    assert sum(words.values()) + result.unexplored == pytest.approx(1, abs=TOLERANCE)
-    assert result.unexplored < next_words_module.MAX_UNEXPLORED + TOLERANCE
-    assert words.keys() <= exact.keys()
-    for word, probability in exact.items():
-        assert probability - result.unexplored - TOLERANCE <= words.get(word, 0) <= probability + TOLERANCE
 
 
 # ---- what a word is

@@ -324,29 +324,6 @@ def test_a_text_has_the_facts_that_llm_records(worker: "Page", tmp_path: Path, e
     assert worker.evaluate(script, list(data)) == expected
 
 
-@pytest.mark.parametrize(
-    "data, problem",
-    [
-        (b"", ["textTooShort", {"size": 0, "minimum": 300}]),
-        (b"I like to eat apple.", ["textTooShort", {"size": 20, "minimum": 300}]),
-        (b"a" * 1000, ["oneCharacter", {"character": "a"}]),
-        (b"a" * 1_000_001, ["textTooLarge", {"size": 1_000_001, "maximum": 1_000_000}]),
-        (bytes(range(256)) * 8, ["textUnreadable", {}]),
-        (b"\x89PNG\r\n\x1a\n" + bytes(range(200)) * 9, ["textUnreadable", {}]),
-        (b"ab" * 1000, ["tooFewTokens", {"tokens": 57, "minimum": 64}]),
-    ],
-)
-def test_texts_that_cannot_be_trained_on(worker: "Page", data: bytes, problem: list[Any]) -> None:
-    script = """(bytes) => {
-        try {
-            new Corpus(Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0)), "x.txt", "bpe", templates);
-        } catch (error) {
-            return textOf(error);
-        }
-    }"""
-    assert worker.evaluate(script, base64.b64encode(data).decode()) == problem
-
-
 TRAIN = """async ([bytes, name, kind, steps]) => {
     const answers = [], noCheck = async () => {}, text = Uint8Array.from(bytes).buffer;
     const shape = { layers: 1, width: 32, heads: 2, context: 32 };

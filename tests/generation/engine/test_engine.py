@@ -298,24 +298,6 @@ def test_groups_have_equal_numbers_of_places(start):
     assert ended[:3] == ["few"] * 3
 
 
-def test_a_cancelled_request_frees_its_place(start):
-    engine = start(EngineLimits(concurrent=1))
-    endless = SamplingConfig(temperature=0.0, max_tokens=10**9, repetition_penalty=1.0)
-    unending = Client()
-    sequence = engine.submit(GenerationRequest("dense", Prompt([5, 6]), endless), unending)
-    waiting = ask(engine, (7,), endless)
-    other = ask(engine, (7, 8))
-    engine.cancel(waiting.sequence)
-    engine.cancel(sequence)
-    assert_as_alone(other, "dense", [7, 8])
-    assert not unending.ended.is_set() or len(unending.tokens) > 0
-    assert waiting.events == []
-    deadline = time.monotonic() + SECONDS
-    while engine.active and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert (engine.active, engine.waiting) == ([], [])
-
-
 class Failing(NumpyRuntime):
     """A runtime that fails for one token."""
 

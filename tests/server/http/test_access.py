@@ -72,13 +72,6 @@ def test_a_body_must_be_json(client):
     assert client.post("/v1/completions", content=b'{"prompt": "The"}', headers=charset).status_code == 200
 
 
-def test_a_request_with_two_lengths_ends_its_connection(client):
-    lengths = {"content-type": "application/json", "content-length": "5", "transfer-encoding": "chunked"}
-    for method, path in (("POST", "/v1/completions"), ("GET", "/health")):
-        response = client.request(method, path, headers=lengths)
-        assert response.status_code == 400 and response.headers["connection"] == "close"
-
-
 def test_an_unexpected_error_says_nothing_to_the_client(served, monkeypatch):
     from llmcli.server.http import info_routes
 
