@@ -24,8 +24,9 @@ def test_a_conversation_is_read_as_it_was_written_by_training_too() -> None:
     conversation, read = load_conversation(PATH)
     assert conversation.messages == MESSAGES
     assert [one.messages for one in read.conversations] == [MESSAGES]
-    with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
-        load_conversation(PATH, 2)
+    for number in (0, 2):
+        with pytest.raises(LLMError, match=f"holds 1 conversation, found number {number}"):
+            load_conversation(PATH, number)
 
 
 def test_only_the_conversation_as_it_was_saved_is_replaced() -> None:
@@ -39,18 +40,6 @@ def test_only_the_conversation_as_it_was_saved_is_replaced() -> None:
     with pytest.raises(LLMError, match="already exists"):
         save_messages(PATH, longer, data)
     assert PATH.read_text() == "mine"
-
-
-def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
-    lines = [
-        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"
-    ]
-    PATH.write_text("\n".join(lines) + "\n")
-    conversation, read = load_conversation(PATH, 2)
-    assert conversation.messages[0] == Message("user", "b") and len(read.conversations) == 3
-    for number in (0, 4):
-        with pytest.raises(LLMError, match="holds 3 conversations"):
-            load_conversation(PATH, number)
 
 
 def test_a_file_without_conversations_is_named() -> None:

@@ -1,4 +1,4 @@
-"""A conversation as text and tokens: ChatML by hand, other templates by jinja2, and which tokens are learned."""
+"""A conversation as text and tokens: templates by jinja2, and which tokens are learned."""
 
 import itertools
 import json
@@ -43,14 +43,6 @@ def learned_text(template: ChatTemplate, messages: list[Message]) -> list[str]:
     return passages
 
 
-def test_chatml_is_written_as_its_description_says() -> None:
-    messages = [Message("system", "Be brief."), USER, ANSWER]
-    assert ChatTemplate(CHATML, BPE).render(messages, add_generation_prompt=True) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho ate the hat?<|im_end|>\n"
-        "<|im_start|>assistant\nThe dog.<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
 @BOTH
 def test_text_of_messages_is_no_control_token(tokenizer: Tokenizer) -> None:
     template = ChatTemplate(CHATML, tokenizer)
@@ -85,15 +77,6 @@ def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
     assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER]).loss_mask)
     with pytest.raises(LLMError, match="marks 1 of the 2 answers in the conversation, so it is unclear which one"):
         template.encode_conversation([USER, ANSWER, USER, replace(ANSWER, is_learned=False)])
-
-
-@pytest.mark.slow
-def test_a_template_without_marks_gives_the_same_tokens_and_mask() -> None:
-    for name in CONVERSATIONS:
-        plain, chatml = (
-            ChatTemplate(source, BPE).encode_conversation(CONVERSATIONS[name]) for source in (PLAIN, CHATML)
-        )
-        assert plain == chatml, name
 
 
 TEMPLATES = {

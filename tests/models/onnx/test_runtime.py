@@ -69,17 +69,6 @@ def test_float32_logits_are_those_of_the_numpy_runtime() -> None:
 
 
 @needs_onnxruntime
-def test_logits_do_not_depend_on_how_much_of_a_prompt_is_in_the_cache() -> None:
-    for scheme in ["int8", "int4", None]:
-        runtime = OnnxRuntime(random_checkpoint(QWEN3), scheme)
-        expected = runtime.prefill(IDS[:36])
-        for length in (35, 20, 1):
-            np.testing.assert_allclose(
-                runtime.fork(length).prefill(IDS[length:36]), expected, atol=1e-4 * expected.std()
-            )
-
-
-@needs_onnxruntime
 def test_scores_are_close_to_those_of_the_numpy_runtime() -> None:
     model = random_checkpoint(QWEN3)
     quantized, reference = OnnxRuntime(model, "int8"), dequantized(model, "int8")
