@@ -228,18 +228,12 @@ def test_documents_with_the_same_text_are_read_once_and_counted() -> None:
 
 
 def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
+    """Here they are lists of messages; tests/data/conversations/test_tables.py has texts."""
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    for record, advised in (
-        ({"prompt": "Hi", "chosen": "Ho", "rejected": "No"}, "prompt,chosen"),
-        ({"prompt": "Hi", "chosen": messages, "rejected": messages[:1]}, "chosen"),
-    ):
-        with pytest.raises(LLMError, match=f"preference data: .* `column` {advised}$"):
-            read("a.jsonl", lines(record, record))
-        reading = ReadOptions.of_options(column=advised)
-        [one, _] = read("a.jsonl", lines(record, record), reading).conversations
-        assert [message.content for message in one.messages] == ["Hi", "Ho"]
-    feedback = [{"prompt": "Hi", "completion": "Ho", "label": label} for label in (True, False)]
-    assert "keep only the good answers" in error_of(read, "a.jsonl", lines(*feedback))
+    records = lines(*[{"prompt": "Hi", "chosen": messages, "rejected": messages[:1]}] * 2)
+    assert error_of(read, "a.jsonl", records).endswith("`column` chosen")
+    [one, _] = read("a.jsonl", records, ReadOptions.of_options(column="chosen")).conversations
+    assert [message.content for message in one.messages] == ["Hi", "Ho"]
 
 
 def test_the_line_says_what_plain_text_has_beside_words() -> None:

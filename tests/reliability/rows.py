@@ -31,7 +31,7 @@ ROWS = {
     "R8": Row("single flipped bits, all detected", files.flipped_bits, 0, 1000),
     "B2": Row("too little memory: one line of error", kills.short_memory, 0, 5),
     "R13": Row("a text of one line, in MB: planned for or refused, with little memory", terminals.long_line, 0, 200),
-    "R14": Row("mutated files: read or refused in one line, quickly", files.mutants, 50, 2000),
+    "R14": Row("mutated files: read or refused in one line, quickly", files.mutants, 20, 2000),
     "R15": Row("huge headers: read or refused, with little memory", files.huge_files, 1, len(files.HUGE)),
     "R21": Row("absurd sampling options: output or one line of error", terminals.sampling_options),
     "R22": Row("prompts from 0 bytes to 10 MB", terminals.long_prompts, 1, 10),

@@ -72,7 +72,7 @@ def tensors(path) -> dict[str, np.ndarray]:
 def test_losses_and_weights_are_those_of_one_process(corpus, sharded, options) -> None:
     """Three processes: no dimension of the model is a multiple of that. The load-balancing loss of experts is that of
     each local batch, not of the whole batch."""
-    words = ("--steps", "10", "--json", "--force", *options)
+    words = ("--steps", "4", "--json", "--force", *options)
     one = losses(run_here(command(corpus, "whole.safetensors", *words)))
     several = losses(run(command(corpus, "sharded.safetensors", *words, "--processes", "3")))
     tolerance = 5e-3 if options else 1e-4

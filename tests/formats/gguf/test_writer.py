@@ -50,25 +50,6 @@ def test_characters_that_sentencepiece_would_confuse_are_an_error(tmp_path: Path
         gguf_writer.write(tmp_path / "b.gguf", model, "f32", {})
 
 
-LLAMA_3 = [
-    (10000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 1024)),
-    (500000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 32)),
-    (500000.0, RopeScaling("llama3", 32.0, 1.0, 2.0, 8192)),
-    (10000.0, RopeScaling("linear", 3.3)),
-]
-
-
-def test_rope_scaling_round_trips(tmp_path: Path) -> None:
-    for theta, scaling in LLAMA_3:
-        tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
-        model = model_with(tokenizer, rope_theta=theta, model_type="llama", rope_scaling=scaling)
-        gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
-        assert loading.load(tmp_path / "m.gguf").config == model.config, (theta, scaling)
-        keys = set(gguf.GGUFReader(tmp_path / "m.gguf").fields)
-        # llama.cpp would scale twice
-        assert scaling.rope_type == "linear" or "llama.rope.scaling.type" not in keys, theta
-
-
 def test_rope_scaling_that_llama_cpp_does_not_support_is_an_error(tmp_path: Path) -> None:
     config = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32))
     with pytest.raises(LLMError, match="only in models of type llama, not qwen3; use `to` hf"):

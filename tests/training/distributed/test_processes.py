@@ -149,14 +149,14 @@ def losses(result: subprocess.CompletedProcess[str]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def losses_of_one(corpus) -> list[float]:
-    return losses(run_here(command(corpus, "one.safetensors", "--steps", "20", "--json")))
+    return losses(run_here(command(corpus, "one.safetensors", "--steps", "5", "--json")))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=in_full)])
 def test_the_losses_are_those_of_one_process(corpus, losses_of_one, count):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "llmcli")
-    several = losses(run(command(corpus, f"{count}.safetensors", "--steps", "20", "--json"), torchrun))
+    several = losses(run(command(corpus, f"{count}.safetensors", "--steps", "5", "--json"), torchrun))
     np.testing.assert_allclose(several, losses_of_one, rtol=1e-3)
 
 
