@@ -93,21 +93,17 @@ def test_changes_keep_the_order_of_the_keys() -> None:
 
 def test_a_value_of_another_type_is_an_error() -> None:
     cases = [
-        ({"corpus": [{"name": "a"}, {"bytes": -1}]}, "corpus[1].bytes is -1; expected a whole number of at least 0"),
-        ({"held_out": {"from": 1}}, "held_out.from is 1; expected a string"),
         ({"answers": {"questions": 1, "exact": "x"}}, "answers.exact is 'x'; expected a number from 0 to 1"),
         ({"memorised": {"share": 1.5}}, "memorised.share is 1.5; expected a number from 0 to 1"),
         ({"seen_bytes": "zz"}, "seen_bytes is 'zz'; expected bytes in hexadecimal"),
         ({"earlier_stages": [{"corpus": [3]}]}, "earlier_stages[0].corpus[0] is 3; expected an object"),
         ({"experts": [{}, {"steps": "1"}]}, "experts[1].steps is '1'; expected a whole number of at least 0"),
         ({"samples": {"texts": [[1, "a"], [1]]}}, "samples.texts[1] is [1]; expected a list of 2 values"),
-        ({"samples": {"texts": [[1, "a", 2]]}}, "samples.texts[0] is [1, 'a', 2]; expected a list of 2 values"),
         ({"samples": {"texts": [["a", 1]]}}, "samples.texts[0][0] is 'a'; expected a whole number of at least 0"),
         (
             {"probe": {"predictions": [[1, [["a", 1.5]]]]}},
             "probe.predictions[0][1][0][1] is 1.5; expected a number from 0 to 1",
         ),
-        ({"samples": {"texts": [[-1, "a"]]}}, "samples.texts[0][0] is -1; expected a whole number of at least 0"),
     ]
     for changes, error in cases:
         with pytest.raises(LLMError) as caught:

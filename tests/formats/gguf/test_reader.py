@@ -13,7 +13,7 @@ from llmcli.formats import loading
 from llmcli.formats.gguf import reader
 from llmcli.formats.gguf.conventions import ARCHITECTURES
 from llmcli.formats.loading import open_tokenizer
-from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TENSOR_NAMES, TOKENS, gguf_bytes
+from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TOKENS, gguf_bytes
 
 
 def test_a_gguf_made_by_hand_is_read_as_the_model(tmp_path: Path) -> None:
@@ -132,16 +132,6 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
     for words in (["generate", "x", "-m", path], ["import", path, "-o", "x.safetensors"], ["explain", "x", "-m", path]):
         refused = llm(*words)
         assert refused.exit_code == 1 and "architecture 'falcon'" in refused.stderr and refused.stderr.count("\n") == 1
-
-
-def test_inspect_says_why_a_model_is_not_supported(tmp_path: Path, llm) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.scaling.type": "yarn"}))
-    result = json.loads(llm("inspect", path, "--json").stdout)
-    assert "its RoPE scaling is of type 'yarn'" in result["problem"]
-    assert {tensor["name"] for tensor in result["tensors"]} == set(TENSOR_NAMES)
-    path.write_bytes(gguf_bytes())
-    assert "problem" not in json.loads(llm("inspect", path, "--json").stdout)
 
 
 def test_inspect_shows_a_tensor_with_an_unknown_name(tmp_path: Path, llm) -> None:

@@ -10,27 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from llmcli.config import ModelConfig
-from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch import kernels
 from llmcli.models.torch.linear import Linear
 from llmcli.models.torch.runtime import score
 from llmcli.models.torch.transformer import LanguageModel, rotary_tables
-from tests.conftest import random_checkpoint
 from tests.models.decoders import SHAPES, torch_model
-
-
-def test_the_numpy_runtime_gives_the_same_logits() -> None:
-    for shape in SHAPES:
-        config = SHAPES[shape]
-        model, _ = torch_model(config)
-        ids = torch.randint(300, (1, 40), generator=torch.Generator().manual_seed(2))
-        with torch.no_grad():
-            wanted = model(ids)[0].numpy()
-        runtime = NumpyRuntime(random_checkpoint(config))
-        assert np.abs(runtime.logits(ids[0].tolist()) - wanted).max() < 1e-4, shape
-        runtime.rewind()
-        stepped = [runtime.prefill(ids[0, :7].tolist()), *(runtime.step(int(i)) for i in ids[0, 7:])]
-        assert np.abs(np.stack(stepped) - wanted[6:]).max() < 1e-4, shape
 
 
 def test_the_state_dict_has_hugging_faces_names_and_shapes() -> None:
