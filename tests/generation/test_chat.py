@@ -285,34 +285,6 @@ def test_the_space_that_a_sentencepiece_tokenizer_prepends_is_not_part_of_an_ans
     assert text_of(chat.answer("a")) == "c c"
 
 
-def test_what_cannot_be_answered_is_said():
-    chat, _ = chat_of(answering("c"))
-    for call in (lambda: chat.answer(" \n"), chat.regenerate, chat.take_back):
-        with pytest.raises(LLMError):
-            call()
-    with pytest.raises(LLMError, match="must end with a user message"):
-        list(chat.assistant.answer([Message("user", "x"), Message("assistant", "y")], GREEDY))
-
-
-def test_the_last_question_can_be_taken_back():
-    chat, _ = chat_of(answering("c", "d"), messages=[Message("system", "s")])
-    list(chat.answer("x"))
-    list(chat.answer("y"))
-    assert chat.take_back() == "y"
-    assert chat.messages == [Message("system", "s"), Message("user", "x"), Message("assistant", "c")]
-
-
-def test_the_system_message_is_replaced_and_survives_a_new_conversation():
-    chat, _ = chat_of(answering("c"), messages=[Message("system", "s")])
-    list(chat.answer("x"))
-    chat.set_system("t")
-    assert chat.messages[0] == Message("system", "t") and chat.turns == 1
-    chat.reset()
-    assert chat.messages == [Message("system", "t")]
-    chat.set_system("")
-    assert chat.messages == [] and chat.system == ""
-
-
 def test_a_record_that_is_no_message_is_named():
     for record in [
         {"role": "robot", "content": "x"},

@@ -65,6 +65,8 @@ def test_reset_and_system(capsys: pytest.CaptureFixture[str]) -> None:
     chat, _ = converse("/system bea", "x", "/reset", "y", "/system")
     assert contents(chat) == ["bea", "y", "ca"]
     assert "system message: bea" in capsys.readouterr().err
+    chat, _ = converse("x", "/system s", "/system bea")
+    assert contents(chat) == ["bea", "x", "ca"]
     chat, _ = converse("/system bea", "/system -", "/system")
     assert contents(chat) == [] and "there is no system message" in capsys.readouterr().err
 
