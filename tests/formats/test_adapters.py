@@ -125,7 +125,7 @@ def test_a_directory_for_adapters_is_made_only_when_a_file_is_written(tiny_model
     assert not Path("new").exists()
     missing = llm(*same, "-o", "no/where")
     assert missing.exit_code == 1 and not Path("no").exists()
-    assert missing.stderr.endswith(f"make it first: mkdir -p {Path('no/where').resolve()}\n")
+    assert missing.stderr.endswith(f"make it first: mkdir -p {Path('no').resolve()}\n")
     Path("file").write_text("mine")
     taken = llm(*same, "-o", "file", "--force")
     assert taken.exit_code == 1 and "file is a file; give a name that ends in .safetensors" in taken.stderr
