@@ -205,6 +205,7 @@ WRONG = [
     *[(2, f"explain The --compare '' {page}", "the prompt is empty") for page in ("", "--html a.html")],
     *[(2, f"explain The --without cache {page}", "has no n-gram cache") for page in ("", "--html a.html")],
     (2, "explain The --token ''", "--token must be one token of the model, found '', which is empty"),
+    (2, "export model.safetensors '' --to gguf", "the name of a file is empty"),
     (2, "export out", "choose a format: --to hf, --to gguf, --to html, --to tokenizer, --to handover or --quantize"),
     (2, "export out --to onnx", "--to must be hf, gguf, html, tokenizer or handover, found onnx"),
     (2, "export a b c --to hf", "give one model and one output, found 3 names"),

@@ -167,6 +167,8 @@ def _check_options(options: _Options) -> None:
         raise usage(
             f"give one model and one output, found {len(options.names)} names: {command_line(options.names)}"
         )
+    if "" in options.names:
+        raise usage("the name of a file is empty; leave the output out to name it like the model")
     every = {name for names in FORMATS.values() for name in names.split()}
     options.reject(f"with {_format(options)}", *every.difference(FORMATS.get(str(to), "").split()))
     if options.push is None:
