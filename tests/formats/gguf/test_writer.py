@@ -50,13 +50,13 @@ def test_characters_that_sentencepiece_would_confuse_are_an_error(tmp_path: Path
         gguf_writer.write(tmp_path / "b.gguf", model, "f32", {})
 
 
-def test_the_scaling_of_llama_3_is_stored(tmp_path: Path) -> None:
-    """Its factors do not determine it."""
-    scaling = RopeScaling("llama3", 32.0, 1.0, 2.0, 8192)
+def test_rope_scaling_round_trips(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
-    model = model_with(tokenizer, rope_theta=500000.0, model_type="llama", rope_scaling=scaling)
-    gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
-    assert loading.load(tmp_path / "m.gguf").config == model.config
+    # the factors of Llama 3 do not determine its scaling
+    for scaling in (RopeScaling("llama3", 32.0, 1.0, 2.0, 8192), RopeScaling("linear", 3.3)):
+        model = model_with(tokenizer, rope_theta=500000.0, model_type="llama", rope_scaling=scaling)
+        gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
+        assert loading.load(tmp_path / "m.gguf").config == model.config, scaling
 
 
 def test_rope_scaling_that_llama_cpp_does_not_support_is_an_error(tmp_path: Path) -> None:
