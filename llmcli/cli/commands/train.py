@@ -509,10 +509,14 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
     output = planned.output
     conversations = planned.prepared.conversations
     labels = conversations.labels if conversations else []
+    omitted = (*OMITTED, *BUDGETS)  # advice completes the command with a new budget
+    command = _command(options, omitted, "--force")
+    if result.file != output.path:  # --force would overwrite the file for which the model was saved elsewhere
+        command = _command(options, (*omitted, "output"), "-o", str(result.file), "--force")
     sentences = summarize(
         done.checkpoint.record,
         result.baselines,
-        command=_command(options, (*OMITTED, *BUDGETS), "--force"),  # to be completed by a new budget
+        command=command,
         seconds=done.seconds,
         resumable=result.resumable,
         again="the same command without --force" if options.force else "the same command",

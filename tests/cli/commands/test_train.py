@@ -158,6 +158,7 @@ def test_a_model_that_cannot_be_renamed_is_not_overwritten(llm: Llm, monkeypatch
     monkeypatch.setattr(atomic_io, "move_aside", refuse)
     answer = llm(*RUN, "--seed", 2)
     assert answer.exit_code == 0 and "Read-only file system; saving the model as model-2.safetensors" in answer.stderr
+    assert "-o model-2.safetensors --force --time 5m\n" in answer.stderr  # advice that overwrites only its own model
     assert Path("model.safetensors").read_bytes() == before and llm("inspect", "model-2.safetensors").exit_code == 0
 
 
