@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llmcli import units
+from llmcli.data.regular_file import reading_error
 from llmcli.data.text.dataset_directory import HELD_OUT, TRAINING, find_dataset, visible_files
 from llmcli.data.text.decoding import STANDARD_INPUT, Document, display_name
 from llmcli.data.text.file_types import is_hidden
@@ -191,7 +192,7 @@ def _files_of(name: str, path: Path, root: Path, skipped: list[str]) -> Iterator
 def _text_files(directory: Path, skipped: list[str]) -> dict[Path, str]:
     """Return the files to read in a directory, with their splits: the rows of a data set, the pages of a web
     site, or all files that are neither hidden nor generated. Adds a line to `skipped` for each kind of
-    skipped file."""
+    skipped file. Raises LLMError if the directory cannot be read."""
 
     def skip(paths: Sequence[Path], noun: str, reason: str) -> None:
         if paths:
@@ -200,6 +201,10 @@ def _text_files(directory: Path, skipped: list[str]) -> dict[Path, str]:
                 f"{display_name(str(directory))}: {units.count(len(paths), noun)} {reason}: {names}"
             )
 
+    try:
+        os.scandir(directory).close()  # `visible_files` finds nothing in a directory that cannot be read
+    except OSError as error:
+        raise reading_error(error, display_name(str(directory))) from error
     files, links, closed = visible_files(directory)
     skip(links, "link", "to a directory or to nothing, not followed")
     skip(closed, "name", "that cannot be opened as a file or a directory")

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from llmcli.errors import LLMError
 from tests import platforms
 from tests.conftest import TEXT
 from tests.data.corpora import error_of, joined, names, put, read_corpus
+from tests.formats.test_atomic_io import as_nobody
 
 # ---- finding files
 
@@ -60,6 +62,14 @@ def test_a_directory_without_text_is_an_error_with_a_reason() -> None:
         read_corpus(["d"])
     Path("empty").mkdir()
     assert "no text found in empty;" in error_of(read_corpus, ["empty"])
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no modes here")
+def test_a_directory_that_cannot_be_read_is_not_called_empty() -> None:
+    with tempfile.TemporaryDirectory() as place:  # not in tmp_path, which another user cannot enter
+        Path(place).chmod(0o300)
+        with as_nobody():
+            assert error_of(read_corpus, [place]) == f"cannot read {place}: Permission denied"
 
 
 def test_the_matches_of_a_glob_pattern_are_sorted() -> None:
