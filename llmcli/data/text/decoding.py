@@ -57,6 +57,16 @@ class NotTextError(LLMError):
         self.problem = problem
 
 
+class CutTextError(NotTextError):
+    """Text that ends in the middle of a character."""
+
+    def __init__(self, problem: str, unfinished: int) -> None:
+        LLMError.__init__(
+            self, f"{problem}; use the complete file, or remove {units.count(unfinished, 'byte')} at its end"
+        )
+        self.problem = problem
+
+
 class OpenFile:
     """A regular file that is open for reading, in a `with` statement."""
 
@@ -249,10 +259,14 @@ def read_document(
     try:
         return _read_as(first, name, path, content, copy, on_read, may_be_iso2022_jp=not given)
     except NotTextError as error:
+        if isinstance(error, CutTextError) and not given:
+            raise
         utf8_error = error
     codec = "" if first else given or _recognize(name, content, copy, utf8_error, on_read)
     try:
         return _read_as(codec, name, path, content, copy, on_read)
+    except CutTextError:
+        raise
     except NotTextError as error:
         if given:
             other = "name another encoding: `encoding` NAME, or remove the byte"
@@ -394,6 +408,8 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
     """Decode blocks; the first is at position `first` of the file. Raises NotTextError with the position."""
     decoder = codecs.getincrementaldecoder(encoding)()
     read = first
+    # in UTF-8 only after other characters that are not ASCII: the last byte may be a letter of Windows-1252
+    may_be_cut = encoding.startswith(("utf-16", "utf-32"))
     for block in itertools.chain(blocks, [b""]):
         # position of the bytes to decode: a character may be unfinished
         start = read - len(decoder.getstate()[0])
@@ -403,15 +419,18 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
         except UnicodeDecodeError as error:
             byte = (error.object[error.start :] or b"\0")[0]
             encoding_name = encodings.name_of(encoding)
-            raise NotTextError(
-                f"{name} is not {encoding_name} text: byte 0x{byte:02x} at position {start + error.start:,}"
-            ) from error
+            where = f"byte 0x{byte:02x} at position {start + error.start:,}"
+            if may_be_cut and not block:
+                problem = f"{name} ends in the middle of a character of {encoding_name}: {where}"
+                raise CutTextError(problem, len(error.object) - error.start) from error
+            raise NotTextError(f"{name} is not {encoding_name} text: {where}") from error
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))
             raise NotTextError(
                 f"{name} is not text: a zero byte at position {position:,} (a binary file, or UTF-16 without "
                 "a byte-order mark)"
             )
+        may_be_cut |= encoding == "utf-8" and not text.isascii()
         if text:
             yield text
 

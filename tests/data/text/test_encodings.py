@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.sources import read_sources
 from llmcli.data.text import encodings, file_types
 from llmcli.errors import LLMError
@@ -62,7 +63,6 @@ def test_letters_far_into_an_ascii_text_are_enough() -> None:
 REFUSED = {
     "too short": "café au lait".encode("cp1252"),
     "damaged UTF-8": JAPANESE.encode().replace(b"\x81", b"\xff", 3),
-    "UTF-8 with the end of a character missing": JAPANESE.encode()[:-2],
     "Shift_JIS with the end of a character missing": JAPANESE.encode("shift_jis") + b"\x81",
     "random bytes": bytes(random.Random(0).choices(range(1, 256), k=5000)),
     "random bytes and lines": bytes(random.Random(1).choices([10, *range(128, 256)], k=5000)),
@@ -76,6 +76,15 @@ def test_what_is_uncertain_is_refused() -> None:
             LLMError, match=r"^a\.txt is not UTF-8 text: byte .*; its encoding is uncertain; name its encoding"
         ):
             read_corpus([put("a.txt", REFUSED[kind])])
+
+
+def test_a_text_that_ends_in_the_middle_of_a_character_is_named_as_such() -> None:
+    for encoding, missing, left in (("utf-8", 1, "2 bytes"), ("utf-8-sig", 2, "1 byte"), ("utf-16", 1, "1 byte")):
+        put("a.txt", "キツネ".encode(encoding)[:-missing])
+        for options in (ReadOptions(), ReadOptions(encoding=encoding)):
+            message = error_of(read_sources, ["a.txt"], options)
+            assert message.startswith("a.txt ends in the middle of a character of UTF-"), encoding
+            assert message.endswith(f"; use the complete file, or remove {left} at its end"), encoding
 
 
 @settings(max_examples=60, deadline=None)
