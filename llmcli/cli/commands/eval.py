@@ -323,7 +323,7 @@ def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_
     )
 
     known_share = 0.0
-    known_bytes = 0
+    repeating = Corpus(())
     for model in models:
         for record in model.source.records:
             unrecorded = unrecorded_part(measured, [record])
@@ -338,13 +338,13 @@ def _note_other_files(measured: "Corpus", trained: "Corpus", models: "Sequence[_
             searches += [(text.corpus, text.others(measured)) for text in texts if len(texts) > 1]
             for searched, others in searches:
                 found = find_repetitions(searched, others, keeps_training=True)
-                known_share, known_bytes = max(
-                    (known_share, known_bytes), (found.known_share, others.text_bytes)
-                )
+                if (found.known_share, others.text_bytes) > (known_share, repeating.text_bytes):
+                    known_share, repeating = found.known_share, others
     if known := known_text(known_share):
+        names = units.listed([document.name for document in repeating.documents], MAX_NAMES)
         console.note(
-            f"{known_bytes:,} bytes of the measured text are in other files, but {known}, so their "
-            "scores do not measure generalization"
+            f"text of {names} ({repeating.text_bytes:,} bytes) was not trained on, but {known}, so its score "
+            "does not measure generalization"
         )
         return
     records = _records(models)

@@ -139,7 +139,7 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     assert "trained on some of this text" in whole.stderr
     Path("other.txt").write_text(TEXT[1:], "utf-8")
     other = llm("eval", "other.txt", "--json")
-    assert results_of(other)["from_byte"] == 0 and "trained on" not in other.stderr
+    assert results_of(other)["from_byte"] == 0 and "were trained on" not in other.stderr
     Path("more.txt").write_text("more")
     both = llm("eval", "more.txt", "c.txt", "--json")  # neither has been trained on
     assert [row["bytes"] for row in results_of(both)["results"]] == [4, row["bytes"], 4 + row["bytes"]]
@@ -165,8 +165,8 @@ def test_other_files_and_later_versions_that_repeat_the_training_text_are_noted(
     trained_bytes = load("model.safetensors").record.to_json()["train_bytes"]
     notes = llm("eval", "book.txt", "chapter.txt").stderr
     assert f"{trained_bytes:,} bytes of this text were trained on" in notes
-    assert "2,000 bytes of the measured text are in other files, but 100% of it also occurs in the training" in notes
-    assert "in other files" not in llm("eval", "book.txt").stderr
+    assert "text of chapter.txt (2,000 bytes) was not trained on, but 100% of it also occurs in the" in notes
+    assert "not trained on" not in llm("eval", "book.txt").stderr
     others = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz ", k=9000))
     Path("quotes.txt").write_text(f"{others[:4000]}{book[-600:]}{others[4000:]}")  # with what was held out
     train = ("train", "quotes.txt", *SMALL[:2])
@@ -176,19 +176,19 @@ def test_other_files_and_later_versions_that_repeat_the_training_text_are_noted(
     for models in (["mixture"], ["model", "b"], ["tuned"]):
         named = [part for name in models for part in ("-m", f"{name}.safetensors")]
         notes = llm("eval", "book.txt", *named).stderr
-        assert "600 bytes of the measured text are in other files, but 100% of it also occurs in the" in notes, models
+        assert "text of book.txt (600 bytes) was not trained on, but 100% of it also occurs in the" in notes, models
     plan = llm("train", "book.txt", "--from", "tuned.safetensors", "--dry-run").stdout
     assert "600 held out: the last tenth of the text; 100% of it also occurs in the training text" in plan
     # a later version: its hash is another, so the part that was held out is not known
     edited = (book + "One more line.\n").replace("e ", "e\r\n")
     Path("other-name.txt").write_bytes(edited.encode())
     notes = llm("eval", "other-name.txt").stderr
-    assert f"{len(edited):,} bytes of the measured text are in other files, but 89% of it also occurs in the" in notes
+    assert f"text of other-name.txt ({len(edited):,} bytes) was not trained on, but 89% of it also occurs in" in notes
     Path("book.txt").write_bytes(edited.encode())
     for name in ("book.txt", "other-name.txt"):  # the text of the training is no longer to be found
         notes = llm("eval", name).stderr
         is_noted = "book.txt: a model was trained on a file of this name with other content; if that was" in notes
-        assert is_noted == (name == "book.txt") and "in other files" not in notes
+        assert is_noted == (name == "book.txt") and "not trained on" not in notes
 
 
 def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
