@@ -38,8 +38,7 @@ class BaseDivergence:
         self._head = model.head().detach().clone()  # [V, C]
         self._seed = settings.seed
         self._weight = weight
-        texts = round(recipe.DIVERGENCE_TOKENS * settings.tokens_per_step / hidden.shape[1])
-        self._texts_per_step = min(max(1, texts), len(ids))
+        self._texts_per_step = min(texts_per_step(settings, hidden.shape[1]), len(ids))
 
     def add_gradients(self, step: int) -> None:
         """Add the gradients on texts chosen as a pure function of (seed, step)."""
@@ -50,6 +49,11 @@ class BaseDivergence:
             hidden = model.hidden_states(self.ids[texts, :-1]).flatten(0, 1)
             loss = divergence(hidden, model.head(), self.hidden[texts].flatten(0, 1), self._head)
             torch.autograd.backward(self._weight * len(texts) / len(chosen) * loss)
+
+
+def texts_per_step(settings: TrainConfig, length: int) -> int:
+    """Return the number of texts of `length` tokens that a step reads."""
+    return max(1, round(recipe.DIVERGENCE_TOKENS * settings.tokens_per_step / length))
 
 
 def generate(
@@ -71,6 +75,8 @@ def generate(
 
     smallest, largest = TEXTS
     texts = int(min(max(WORK / model.config.parameters / length, smallest), largest))
+    if settings.seconds is None:  # no more than the steps can read
+        texts = min(texts, settings.steps * texts_per_step(settings, length))
     on_progress(0.0)
     ids = generate_ids(model, tokenizer, texts, SEED + settings.seed, keep)
     on_progress(1.0)
