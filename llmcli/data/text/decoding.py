@@ -309,6 +309,8 @@ def _blocks(content: FileContent, copy: TextCopy) -> Iterator[bytes]:
         if not (block := source.read(start, min(BLOCK_BYTES, end - start))):
             return
         yield block
+        if len(block) < BLOCK_BYTES:  # the end, even if the file grows now: no bytes are left out
+            return
 
 
 def _read_as(
@@ -324,7 +326,6 @@ def _read_as(
     UTF-8."""
     file = content if isinstance(content, OpenFile) else None
     status = file and file.status
-    file_bytes = copy.size - content.offset if isinstance(content, Stored) else content.status.st_size
     blocks = _blocks(content, copy)
     start = next(blocks, b"")
     if may_be_iso2022_jp and encodings.is_iso2022_jp(start):
@@ -335,9 +336,12 @@ def _read_as(
     copied = encoding != "utf-8"
     offset = copy.size if copied else len(mark) + (content.offset if isinstance(content, Stored) else 0)
     text = TextDigest(copy if copied else None)
+    file_bytes = len(mark)  # those that are read: another process may append to the file
 
     def counted() -> Iterator[bytes]:
+        nonlocal file_bytes
         for block in itertools.chain([start[len(mark) :]], blocks):
+            file_bytes += len(block)
             on_read(name, len(block) if file else 0)  # stored content was counted when it was stored
             yield block
 

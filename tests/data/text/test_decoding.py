@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.documents import reader
+from llmcli.data.sources import read_sources
 from llmcli.data.text import decoding, encodings
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.decoding import Document
@@ -130,6 +131,9 @@ def test_a_file_that_became_shorter_is_an_error_and_one_that_grew_is_not() -> No
     for read in (lambda: "".join(document.text()), lambda: document.utf8(3, 999)):
         assert error_of(read) == "a.txt became shorter while it was in use; run the command again"
     assert document.utf8(0, 3) == UTF8[:3]
+    with mock.patch.object(decoding, "BLOCK_BYTES", 10):  # it grows after the first block
+        [document] = read_sources(["a.txt"], on_read=lambda *_: put("a.txt", UTF8)).text.documents
+    assert document.file_bytes == document.text_bytes == len(UTF8)
 
 
 def test_an_empty_file_is_an_error() -> None:
