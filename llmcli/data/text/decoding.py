@@ -425,7 +425,7 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
             encoding_name = encodings.name_of(encoding)
             where = f"byte 0x{byte:02x} at position {start + error.start:,}"
             if may_be_cut and not block:
-                problem = f"{name} ends in the middle of a character of {encoding_name}: {where}"
+                problem = f"{name} ends in the middle of a {encoding_name} character: {where}"
                 raise CutTextError(problem, len(error.object) - error.start) from error
             raise NotTextError(f"{name} is not {encoding_name} text: {where}") from error
         if "\0" in text:
