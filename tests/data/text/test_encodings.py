@@ -83,7 +83,7 @@ def test_a_text_that_ends_in_the_middle_of_a_character_is_named_as_such() -> Non
         put("a.txt", "キツネ".encode(encoding)[:-missing])
         for options in (ReadOptions(), ReadOptions(encoding=encoding)):
             message = error_of(read_sources, ["a.txt"], options)
-            assert message.startswith("a.txt ends in the middle of a character of UTF-"), encoding
+            assert message.startswith("a.txt ends in the middle of a UTF-"), encoding
             assert message.endswith(f"; use the complete file, or remove {left} at its end"), encoding
 
 
