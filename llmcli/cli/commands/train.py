@@ -509,14 +509,10 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
     output = planned.output
     conversations = planned.prepared.conversations
     labels = conversations.labels if conversations else []
-    omitted = (*OMITTED, *BUDGETS)  # advice completes the command with a new budget
-    command = _command(options, omitted, "--force")
-    if result.file != output.path:  # --force would overwrite the file for which the model was saved elsewhere
-        command = _command(options, (*omitted, "output"), "-o", str(result.file), "--force")
     sentences = summarize(
         done.checkpoint.record,
         result.baselines,
-        command=command,
+        command=_command_without_budget(options, result.file, output.path),
         seconds=done.seconds,
         resumable=result.resumable,
         again="the same command without --force" if options.force else "the same command",
@@ -561,6 +557,15 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
         sentences=sentences,
         json_=options.json,
     )
+
+
+def _command_without_budget(options: _Options, saved: Path, planned: Path) -> str:
+    """Return the command that trains again and replaces the file `saved`; advice adds a new budget."""
+    omitted = (*OMITTED, *BUDGETS)
+    if saved == planned:
+        return _command(options, omitted, "--force")
+    # what is at `planned` was written by another process
+    return _command(options, (*omitted, "output"), "-o", str(saved), "--force")
 
 
 def _command(options: _Options, omitted: Container[str], *added: str) -> str:

@@ -47,24 +47,18 @@ def ignore(name: str, size: int) -> None:
 
 
 class NotTextError(LLMError):
-    """Bytes that are not text in the encoding that was tried."""
+    """Bytes that are not text in the encoding that was tried. A text that ends in the middle of a character
+    has `unfinished` bytes at its end."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"{problem}; name its encoding: `encoding` NAME (ISO-8859-1, Shift_JIS, UTF-16LE, ...), or "
-            "convert it to UTF-8 with iconv"
-        )
+    def __init__(self, problem: str, unfinished: int = 0) -> None:
+        if unfinished:
+            advice = f"use the complete file, or remove {units.count(unfinished, 'byte')} at its end"
+        else:
+            advice = "name its encoding: `encoding` NAME (ISO-8859-1, Shift_JIS, UTF-16LE, ...), or "
+            advice += "convert it to UTF-8 with iconv"
+        super().__init__(f"{problem}; {advice}")
         self.problem = problem
-
-
-class CutTextError(NotTextError):
-    """Text that ends in the middle of a character."""
-
-    def __init__(self, problem: str, unfinished: int) -> None:
-        LLMError.__init__(
-            self, f"{problem}; use the complete file, or remove {units.count(unfinished, 'byte')} at its end"
-        )
-        self.problem = problem
+        self.is_cut = unfinished > 0
 
 
 class OpenFile:
@@ -259,15 +253,15 @@ def read_document(
     try:
         return _read_as(first, name, path, content, copy, on_read, may_be_iso2022_jp=not given)
     except NotTextError as error:
-        if isinstance(error, CutTextError) and not given:
+        if error.is_cut and not given:
             raise
         utf8_error = error
     codec = "" if first else given or _recognize(name, content, copy, utf8_error, on_read)
     try:
         return _read_as(codec, name, path, content, copy, on_read)
-    except CutTextError:
-        raise
     except NotTextError as error:
+        if error.is_cut:
+            raise
         if given:
             other = "name another encoding: `encoding` NAME, or remove the byte"
             raise LLMError(f"{error.problem}; {other}") from error
@@ -322,8 +316,7 @@ def _read_as(
     on_read: OnRead,
     may_be_iso2022_jp: bool = False,
 ) -> Document:
-    """Read a document like `read_document`. `codec` applies to text without a byte-order mark; "" is
-    UTF-8."""
+    """Read a document like `read_document`. `codec` ("": UTF-8) is for text without a byte-order mark."""
     file = content if isinstance(content, OpenFile) else None
     status = file and file.status
     blocks = _blocks(content, copy)
@@ -426,7 +419,7 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
             where = f"byte 0x{byte:02x} at position {start + error.start:,}"
             if may_be_cut and not block:
                 problem = f"{name} ends in the middle of a {encoding_name} character: {where}"
-                raise CutTextError(problem, len(error.object) - error.start) from error
+                raise NotTextError(problem, len(error.object) - error.start) from error
             raise NotTextError(f"{name} is not {encoding_name} text: {where}") from error
         if "\0" in text:
             position = start + len(text[: text.index("\0")].encode(encoding))
