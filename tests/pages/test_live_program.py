@@ -85,7 +85,9 @@ def test_tokens_of_a_thousand_strings(blank: "Page", words_model: Path) -> None:
             strings = [text for text in strings if "▁" not in text]
         script = """([data, strings]) => {
         const tokenizer = new Tokenizer(data), all = strings.map((text) => tokenizer.encode(text));
-        return [all, all.map((ids) => tokenizer.decode(ids)), strings.map((text) => tokenizer.splitLastWord(text))];
+        const textOf = (ids) => toText(ids.map((id) => data.tokens[id]).join("")), space = data.prefix_space ? /^ / : "";
+        const texts = all.map((ids) => textOf(ids).replace(space, ""));
+        return [all, texts, strings.map((text) => tokenizer.splitLastWord(text))];
     }"""
         ids, texts, split = blank.evaluate(script, [tokenizer_data(tokenizer, stored), strings])
         expected = [tokenizer.encode(text) for text in strings]

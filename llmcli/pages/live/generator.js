@@ -8,42 +8,39 @@ const MIN_PROBABILITY = 1e-7; // less likely spellings stay unexplored
 const SHOW_EVERY = 150; // milliseconds between two looks
 const END = "<end>"; // the word that stands for the end of the text
 
-// Continues a prompt: yields {id, ids, added, probability}, each with all tokens of the text so far, and at the end of the text
-// {end: true}. `check` is awaited before each token, and may throw to stop.
-async function* generate(runtime, vocabulary, prompt, settings, check, endIds = vocabulary.tokenizer.eos_ids) {
-  const ends = new Set(endIds), { context } = runtime, { bos_ids } = vocabulary.tokenizer;
-  let ids = [...prompt.head, ...prompt.tail], state = vocabulary.stateAfterTokens(ids), isNew = true;
-  if (prompt.tail.length || prompt.inWord) { // the first token may begin inside the prompt
-    const { search, choices } = await readPrompt(runtime, vocabulary, prompt, settings, check);
-    const { probability, continuations } = choices[draw(choices.map((choice) => choice.probability))];
-    const chosen = continuations[settings.temperature ? draw(continuations.map((one) => one.probability)) : 0];
-    const path = chosen.path.slice(0, -1), id = chosen.path.at(-1);
-    ids = [...search.before, ...path];
-    if (ends.has(id)) return yield { end: true };
-    if (path.length) search.logitsAfter(path); // fills the KV cache up to the chosen token
-    else runtime.rewind(search.head.length);
-    ids = [...ids, id];
-    state = validStateAfter(chosen.added);
-    isNew = false;
-    yield { id, ids, added: chosen.added, probability };
-  }
-  for (;;) {
+// Continues a prompt by up to `count` tokens: yields {piece, ids}, each with all tokens of the text so far, and then
+// {end}: "stop", or "length" if it was cut off. `check` is awaited before each token, and may throw to stop.
+async function* generate(runtime, vocabulary, prompt, settings, check, count, endIds) {
+  const { context } = runtime, { bos_ids } = vocabulary.tokenizer, decoder = newDecoder();
+  let ids = [...prompt.head, ...prompt.tail];
+  for (let n = 0; n < count; n++) {
+    let id, added, logits;
     await check();
-    let logits;
-    if (isNew) { // prefill: process the prompt
-      const last = lastTokens(ids, context, bos_ids);
-      logits = runtime.read(last.slice(runtime.begin(last, prompt.written)));
-    } else if (runtime.ids.length < context) { // step: process the token that was chosen last
-      logits = runtime.read(ids.slice(-1), { counts: false });
-    } else logits = runtime.readHalf(lastTokens(ids, Math.max(1, Math.floor(context / 2)), bos_ids));
-    isNew = false;
-    const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, state), settings);
-    const id = draw(probabilities);
-    if (ends.has(id)) return yield { end: true };
+    if (n === 0 && (prompt.tail.length || prompt.inWord)) { // the first token may begin inside the prompt
+      const { search, choices } = await readPrompt(runtime, vocabulary, prompt, settings, check);
+      const { continuations } = choices[draw(choices.map(({ probability }) => probability))];
+      const place = settings.temperature ? draw(continuations.map(({ probability }) => probability)) : 0;
+      const chosen = continuations[place], path = chosen.path.slice(0, -1);
+      if (path.length) search.logitsAfter(path); // fills the KV cache up to the chosen token
+      else runtime.rewind(search.head.length);
+      ids = [...search.before, ...path];
+      [id, added] = [chosen.path.at(-1), chosen.added];
+    } else {
+      if (n === 0) { // prefill: process the prompt
+        const last = lastTokens(ids, context, bos_ids);
+        logits = runtime.read(last.slice(runtime.begin(last, prompt.written)));
+      } else if (runtime.ids.length < context) { // step: process the token that was chosen last
+        logits = runtime.read(ids.slice(-1), { counts: false });
+      } else logits = runtime.readHalf(lastTokens(ids, Math.max(1, Math.floor(context / 2)), bos_ids));
+      const allowed = vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(ids));
+      id = draw(samplingProbabilities(allowed, settings));
+      added = vocabulary.tokens[id];
+    }
+    if (endIds.includes(id)) return yield { end: "stop" };
     ids = [...ids, id];
-    state = vocabulary.stateAfter(id, state);
-    yield { id, ids, added: vocabulary.tokens[id], probability: probabilities[id] };
+    yield { piece: decoder.decode(byteArray(added), { stream: true }), ids };
   }
+  yield { end: "length" };
 }
 
 // The tokens that may follow a prompt, the most likely first: [{probability, path, added}]; the last of `path` is the token.
@@ -74,7 +71,8 @@ async function* nextWords(runtime, vocabulary, prompt, settings, check) {
         shown = performance.now();
         yield { words: words.ranked(), looks };
       }
-      const best = words.next();
+      const best = words.open.reduce((a, b) => (b.probability > a.probability ? b : a));
+      words.open.splice(words.open.indexOf(best), 1);
       if (best.path.length > search.space) continue;
       const logits = vocabulary.maskLogits(search.logitsAfter(best.path), validStateAfter(best.spelled));
       if (logits.every((logit) => logit === -Infinity)) continue;
@@ -121,13 +119,6 @@ class WordSearch {
     const { byToken } = this.words.get(key);
     byToken.set(token, (byToken.get(token) ?? 0) + probability);
     this.explored += probability;
-  }
-
-  // Removes the most likely spelling, and returns it.
-  next() {
-    const best = this.open.reduce((a, b) => (b.probability > a.probability ? b : a));
-    this.open.splice(this.open.indexOf(best), 1);
-    return best;
   }
 
   ranked() {

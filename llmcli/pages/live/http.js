@@ -110,7 +110,7 @@ const jobs = {
       const added = idsOf(choice);
       ids = [...ids, ...added];
       if (choice.text) yield { piece: choice.text, ids, prefix, count: added.length };
-      if (choice.finish_reason === "stop") yield { end: true };
+      if (choice.finish_reason) yield { end: choice.finish_reason };
     }
   },
 

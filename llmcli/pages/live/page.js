@@ -130,7 +130,7 @@ function generate(count) {
       box.value = next.text;
       box.scrollTop = box.scrollHeight;
     }
-    ended ||= Boolean(end);
+    ended ||= end === "stop";
     if (!done) return;
     const written = next.text.slice(start.text.length);
     const result = added === 1 ? say("added", { text: readable(written) }) : say("finished", { count: added });

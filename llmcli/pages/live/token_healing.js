@@ -42,24 +42,19 @@ class Search {
     this.space = runtime.context - head.length;
     this.text = tail.map((id) => vocabulary.tokens[id]).join("");
     this.state = vocabulary.stateAfterTokens(head); // of the UTF-8 decoder where the tail begins
-    this.endState = tail.length ? START : this.state; // ... and ends
-    this.readOwn(tail, written);
-  }
-
-  // Reads the prompt, and expands every prefix of the tail's own tokenization.
-  readOwn(tail, written) {
-    const rows = [this.runtime.read(this.head.slice(this.runtime.begin(this.head, written)))];
-    if (tail.length) rows.push(...this.runtime.read(tail, { every: true }));
+    // reads the prompt, and expands every prefix of the tail's own tokenization
+    const rows = [runtime.read(head.slice(runtime.begin(head, written)))];
+    if (tail.length) rows.push(...runtime.read(tail, { every: true }));
     this.evaluations = tail.length ? 2 : 1;
     let logprob = 0, spelled = 0;
     rows.forEach((logits, i) => {
       const logprobs = this.expand(logprob, tail.slice(0, i), spelled, logits, tail[i]);
       if (i === tail.length) return;
       logprob += logprobs(tail[i]);
-      spelled += this.vocabulary.tokens[tail[i]].length;
+      spelled += vocabulary.tokens[tail[i]].length;
     });
     if (this.logTotal === -Infinity) { // the prompt is impossible under the model: its own tokenization is used
-      this.aligned = [{ logprob: 0, path: tail, logits: rows.at(-1).subarray(0, this.vocabulary.tokens.length) }];
+      this.aligned = [{ logprob: 0, path: tail, logits: rows.at(-1).subarray(0, vocabulary.tokens.length) }];
       this.logTotal = 0;
     }
   }
@@ -112,7 +107,8 @@ class Search {
   // What may follow the prompt: bytes -> {logit, continuations: [{probability, path, added}]}, of all sequences that add
   // the same bytes; `path` are the tokens after the head. A control token has an entry of its own.
   entries() {
-    const { vocabulary, inWord } = this, allowed = vocabulary.allowed(this.endState), entries = new Map();
+    const { vocabulary, inWord, text, state } = this, entries = new Map();
+    const allowed = vocabulary.allowed(text ? START : state); // of the decoder at the end of the prompt
     const put = (key, probability, path, added) => {
       if (probability < NEGLIGIBLE_ENTRY) return;
       if (!entries.has(key)) entries.set(key, []);
@@ -128,7 +124,7 @@ class Search {
     for (const { logprob, path, inside, token } of this.crossing) {
       const added = vocabulary.tokens[token].slice(inside);
       const factor = inWord && beginsWithLetter(added) ? CONTINUE_WORD_FACTOR : 1;
-      put(vocabulary.find(added) ?? added, factor * Math.exp(logprob - this.logTotal), [...path, token], added);
+      put(vocabulary.byBytes.get(added)?.[0] ?? added, factor * Math.exp(logprob - this.logTotal), [...path, token], added);
     }
     return entries;
   }

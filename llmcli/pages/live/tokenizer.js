@@ -103,11 +103,6 @@ class Tokenizer {
     return [text.slice(0, text.length - word.length), word];
   }
 
-  decode(ids) {
-    const bytes = ids.map((id) => this.tokens[id]).join("");
-    return toText(this.prefix_space ? bytes.replace(/^ /, "") : bytes);
-  }
-
   // A token for display: bytes of an incomplete character as \xe3, a control token by its name.
   label(id) {
     if (!this.tokens[id]) return this.control_names[id] ?? "";

@@ -60,8 +60,6 @@ class Vocabulary {
     this.continuesWord = this.tokens.map((bytes) => bytes !== "" && beginsWithLetter(bytes));
   }
 
-  find(bytes) { return this.byBytes.get(bytes)?.[0]; }
-
   // The tokens whose bytes are a prefix of `bytes`, or all of it.
   prefixesOf(bytes) {
     return Array.from({ length: Math.min(bytes.length, this.longest) }, (_, i) => this.byBytes.get(bytes.slice(0, i + 1)) ?? []).flat();
@@ -90,9 +88,6 @@ class Vocabulary {
     return allowed ? own.map((logit, id) => (allowed[id] ? logit : -Infinity)) : own;
   }
 
-  stateAfter(token, state) {
-    return this.tokenizer.is_imported ? START : validStateAfter(this.tokens[token], state);
-  }
   stateAfterTokens(ids) {
     return this.tokenizer.is_imported ? START : stateBetween(ids.slice(-4).map((id) => this.tokens[id]).join(""));
   }

@@ -77,12 +77,9 @@ const jobs = {
 
   // Continues a text by up to `count` tokens.
   async *generate({ settings, count, ...state }, check) {
-    const prompt = promptOf(state), decoder = newDecoder();
-    for await (const { end, ids: all, added } of generate(runtime, vocabulary, prompt, settings, check)) {
-      if (end) return yield { end };
-      yield { piece: decoder.decode(byteArray(added), { stream: true }), ids: all, prefix: prompt.prefix };
-      if (--count === 0) return;
-    }
+    const prompt = promptOf(state), { prefix } = prompt;
+    const pieces = generate(runtime, vocabulary, prompt, settings, check, count, tokenizer.eos_ids);
+    for await (const piece of pieces) yield { ...piece, prefix };
   },
 
   // What happens inside a prediction without some parts of the model: the first token of the word `target`, or of the likeliest.
@@ -134,15 +131,15 @@ const jobs = {
 
   // Answers the last of some messages; the user wrote the first, and each second one after it.
   async *chat({ messages, settings }, check) {
-    const { ids, dropped } = fitConversation(chat, messages, tokenizer, runtime.context), decoder = newDecoder();
-    let count = runtime.context - ids.length, text = "";
+    const { ids, dropped } = fitConversation(chat, messages, tokenizer, runtime.context);
+    const count = runtime.context - ids.length, prompt = { head: ids, tail: [] };
+    let text = "";
     if (count <= 0) throw new Problem("messageTooLong", { context: runtime.context });
     yield { ids, prefix: ids.length, dropped };
-    for await (const { end, added, ids: all } of generate(runtime, vocabulary, { head: ids, tail: [] }, settings, check, chat.stop_ids)) {
-      if (end) return yield { end: "stop" };
-      text += decoder.decode(byteArray(added), { stream: true });
-      yield { content: withoutSpace(text), ids: all };
-      if (--count === 0) return yield { end: "length" };
+    const pieces = generate(runtime, vocabulary, prompt, settings, check, count, chat.stop_ids);
+    for await (const { piece = "", ...found } of pieces) {
+      text += piece;
+      yield { content: withoutSpace(text), ...found };
     }
   },
 };
