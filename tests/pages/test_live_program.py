@@ -85,8 +85,8 @@ def test_tokens_of_a_thousand_strings(blank: "Page", words_model: Path) -> None:
             strings = [text for text in strings if "▁" not in text]
         script = """([data, strings]) => {
         const tokenizer = new Tokenizer(data), all = strings.map((text) => tokenizer.encode(text));
-        const textOf = (ids) => toText(ids.map((id) => data.tokens[id]).join("")), space = data.prefix_space ? /^ / : "";
-        const texts = all.map((ids) => textOf(ids).replace(space, ""));
+        const textOf = (ids) => toText(ids.map((id) => data.tokens[id]).join(""));
+        const texts = all.map((ids) => textOf(ids).replace(data.prefix_space ? /^ / : "", ""));
         return [all, texts, strings.map((text) => tokenizer.splitLastWord(text))];
     }"""
         ids, texts, split = blank.evaluate(script, [tokenizer_data(tokenizer, stored), strings])

@@ -164,12 +164,10 @@ function encodeConversation(chat, messages, tokenizer) {
 // As `encodeConversation`; where a quarter of the context would not be free for the answer, the oldest turns are left out until
 // half of it is. Returns {ids, dropped}: the number of these turns.
 function fitConversation(chat, messages, tokenizer, context) {
-  let ids = encodeConversation(chat, messages, tokenizer);
-  let dropped = 0;
-  if (ids.length + Math.floor(context / 4) <= context) return { ids, dropped };
-  while (2 * (dropped + 1) < messages.length) {
+  let ids = encodeConversation(chat, messages, tokenizer), dropped = 0, most = context - Math.floor(context / 4);
+  while (ids.length > most && 2 * (dropped + 1) < messages.length) {
     ids = encodeConversation(chat, messages.slice(2 * ++dropped), tokenizer);
-    if (ids.length <= Math.floor(context / 2)) break;
+    most = Math.floor(context / 2);
   }
   return { ids, dropped };
 }

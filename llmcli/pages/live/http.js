@@ -60,10 +60,7 @@ function sampling({ temperature, topP, minP, stop, system, ...more }) { // `more
   return { ...filters({ temperature, topP, minP }), ...more, ...(stop ? { stop: stop.split("\n").filter(Boolean) } : {}) };
 }
 const decode = (bytes) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(bytes), { stream: true }); // without an incomplete end
-const decodeIds = (ids, more = []) => {
-  const text = decode([...ids.flatMap((id) => knownTokens.get(id).bytes), ...more]);
-  return data.prefix_space ? text.replace(/^ /, "") : text;
-};
+const withoutSpace = (text) => (data.prefix_space ? text.replace(/^ /, "") : text);
 const idsOf = (choice) => (choice.logprobs?.content ?? []).map(({ id }) => id);
 // The words of an explanation, or of two; if none was found, tokens in their place.
 function pairsOf({ next, next_tokens: tokens, second }, isEnd) {
@@ -179,10 +176,11 @@ const atOnce = {
     const { ids } = state;
     if (position === 0) return { choices: [] };
     const body = { ...promptOf({ ids: ids.slice(0, position), written: writtenBefore(position, state) }), unit: "tokens", n: SHOWN, token_id: ids[position], truncate_prompt_tokens: -1 };
-    const { next, token } = await fetchJson("/v1/next", body), isListed = next.some(({ id }) => id === token.id);
-    const choices = isListed ? next : [...next, token], before = ids.slice(prefix, position);
-    return { rank: token.rank, choices: choices.map(({ id, text: label, bytes, probability }) => (
-      { id, label, probability, text: bytes.length ? decodeIds(before, bytes) : null }
+    const { next, token } = await fetchJson("/v1/next", body);
+    const listed = next.some(({ id }) => id === token.id) ? next : [...next, token];
+    const before = ids.slice(prefix, position).flatMap((id) => knownTokens.get(id).bytes);
+    return { rank: token.rank, choices: listed.map(({ id, text: label, bytes, probability }) => (
+      { id, label, probability, text: bytes.length ? withoutSpace(decode([...before, ...bytes])) : null }
     )) };
   },
 

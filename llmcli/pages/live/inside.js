@@ -53,7 +53,8 @@ class Recording extends Runtime {
       return dot(multiply({ ...o, bias: null }, y), direction);
     }));
     const mlp = heads.map((row, layer) => streams[layer + 1] - streams[layer] - row.reduce((a, b) => a + b));
-    return { embedding: streams[0] + model.logitBias(token), heads, mlp };
+    const { bias } = model.norm; // of the last norm
+    return { embedding: streams[0] + (bias ? dot(rowOf(model.head, token), bias) : 0), heads, mlp };
   }
 }
 

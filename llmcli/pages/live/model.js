@@ -43,7 +43,6 @@ function multiply({ rows, columns, data, scales, bias }, x) {
   return y;
 }
 
-// A row of a matrix.
 function rowOf({ columns, data, scales }, row) {
   return Float32Array.from(data.subarray(row * columns, (row + 1) * columns), (value) => value * (scales ? scales[row] : 1));
 }
@@ -149,11 +148,6 @@ class Model {
     return bias ? withoutMean(direction) : direction;
   }
 
-  // What the bias of the last norm adds to the logit of a token.
-  logitBias(token) {
-    return this.norm.bias ? dot(rowOf(this.head, token), this.norm.bias) : 0;
-  }
-
   // Causal attention. H / G query heads share each key-value head.
   attention(layer, index, x) {
     const { num_attention_heads: H, num_key_value_heads: G, head_dim: D } = this.config, position = this.length;
@@ -206,7 +200,7 @@ class Model {
     if (!layer.router) return this.swiglu(layer.experts[0], x);
     const { num_experts_per_tok: active, norm_topk_prob: normalizes } = this.config;
     const probabilities = softmax(multiply(layer.router, x));
-    const chosen = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]).slice(0, active);
+    const chosen = byProbability(probabilities).slice(0, active);
     const total = normalizes ? chosen.reduce((sum, expert) => sum + probabilities[expert], 0) : 1;
     const y = new Float32Array(x.length);
     for (const expert of chosen) {

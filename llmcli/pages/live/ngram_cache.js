@@ -59,11 +59,9 @@ function countsOf(values) {
 }
 
 function logSumExp(values) {
-  let highest = -Infinity, sum = 0;
-  for (const value of values) highest = Math.max(highest, value);
+  const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);
   if (highest === -Infinity) return highest;
-  for (const value of values) sum += Math.exp(value - highest);
-  return highest + Math.log(sum);
+  return highest + Math.log(values.reduce((sum, value) => sum + Math.exp(value - highest), 0));
 }
 
 // A network with its n-gram cache, if it has one, and the tokens that it has processed.
@@ -113,9 +111,8 @@ class Runtime {
   // The context is full: processes its newer half again. The n-gram cache keeps the whole text.
   readHalf(half) {
     this.model.rewind();
-    this.ids = half.slice();
-    const logits = half.map((token, i) => this.model.step(token, i === half.length - 1)).at(-1);
-    this.cache?.append(half.at(-1), false);
-    return this.cache ? this.cache.mix(logits) : logits;
+    this.ids = half.slice(0, -1);
+    for (const token of this.ids) this.model.step(token, false);
+    return this.read(half.slice(-1), { counts: false });
   }
 }

@@ -23,12 +23,6 @@ function stateAfter(bytes, state = START) {
 // The state after more bytes, where those that are not UTF-8 end the character.
 const validStateAfter = (bytes, state) => Math.max(START, stateAfter(bytes, state));
 
-// The state after bytes that may begin inside a character.
-function stateBetween(bytes) {
-  const end = bytes.slice(-4), start = end.search(/[^\x80-\xbf][\x80-\xbf]*$/);
-  return start < 0 ? START : validStateAfter(end.slice(start));
-}
-
 const BLOCKS = {
   han: /[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{3ffff}]/u,
   hiragana: /[\u3041-\u309f]/u,
@@ -89,6 +83,8 @@ class Vocabulary {
   }
 
   stateAfterTokens(ids) {
-    return this.tokenizer.is_imported ? START : stateBetween(ids.slice(-4).map((id) => this.tokens[id]).join(""));
+    const bytes = ids.slice(-4).map((id) => this.tokens[id]).join("").slice(-4); // may begin inside a character
+    const start = bytes.search(/[^\x80-\xbf][\x80-\xbf]*$/);
+    return this.tokenizer.is_imported || start < 0 ? START : validStateAfter(bytes.slice(start));
   }
 }

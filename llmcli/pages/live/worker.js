@@ -49,14 +49,6 @@ function placeOf(prompt, { path, added }) {
   return { ids: [...head, ...path.slice(0, -1)], token, tail, fits: (id) => !tail || fitting.has(id) };
 }
 
-// The words that a quick search finds; it has found the likeliest ones, at whatever speed it ran.
-async function quickLook(search) {
-  for (;;) {
-    const { words, looks } = (await search.next()).value;
-    if (looks) return words;
-  }
-}
-
 // The logit lens. Its last row is the prediction itself: of the n-gram cache, which comes after the layers, or of the last layer,
 // unless the layers only predict the rest of a token that begins inside the prompt, with `tail`.
 function lensOf({ fits, tail }, prediction, hasCache) {
@@ -67,7 +59,6 @@ function lensOf({ fits, tail }, prediction, hasCache) {
 }
 
 const jobs = {
-  // What may follow a text, in words or in tokens.
   async *next({ settings, unit, ...state }, check) {
     const prompt = promptOf(state), all = [...prompt.head, ...prompt.tail];
     yield { tokens: { ids: all, prefix: prompt.prefix, labels: all.slice(prompt.prefix).map((id) => tokenizer.label(id)) } };
@@ -75,7 +66,6 @@ const jobs = {
     for await (const { words } of nextWords(runtime, vocabulary, prompt, settings, check)) yield answerOf(words);
   },
 
-  // Continues a text by up to `count` tokens.
   async *generate({ settings, count, ...state }, check) {
     const prompt = promptOf(state), { prefix } = prompt;
     const pieces = generate(runtime, vocabulary, prompt, settings, check, count, tokenizer.eos_ids);
@@ -89,7 +79,11 @@ const jobs = {
     switchOff(recording, without);
     for (const one of runtimes) tokens.push(await nextTokens(one, vocabulary, prompt, PLAIN, check));
     const searches = runtimes.map((one) => nextWords(one, vocabulary, prompt, PLAIN, check)), after = tokens.at(-1);
-    for (const search of searches) words.push(await quickLook(search));
+    for (const search of searches) { // a quick search finds the likeliest words, at whatever speed it runs
+      let found;
+      do found = (await search.next()).value; while (!found.looks);
+      words.push(found.words);
+    }
     const found = (isEnd) => pairs(...[0, runtimes.length - 1].map((i) => wordsOr(words[i], tokens[i])), isEnd), quick = found(false);
     const chosen = chosenPair(quick, target), place = placeOf(prompt, chosen.place), { ids, token, tail, fits } = place;
     const answer = { chosen, token: tokenizer.label(token), tail: toText(tail), entropy: entropy(after) };
@@ -107,7 +101,6 @@ const jobs = {
     yield { effects: bits };
   },
 
-  // Two predictions, both without some parts: next words, and the logit lens.
   async *compare({ texts, without }, check) {
     const prompts = texts.map(promptOf), runtimes = [changed, other], words = [[], []];
     const lenses = [];
@@ -144,29 +137,25 @@ const jobs = {
   },
 };
 
-// What else the model could have written in the place of a token.
-function alternatives({ prefix, position, ...state }) {
-  const { ids } = state;
-  if (position === 0) return { choices: [] };
-  const before = lastTokens(ids.slice(0, position), alternativesRuntime.context, tokenizer.bos_ids);
-  const logits = alternativesRuntime.read(before.slice(alternativesRuntime.begin(before, writtenBefore(position, state))));
-  const probabilities = samplingProbabilities(vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(before)), PLAIN);
-  const ranked = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
-  const start = ids.slice(prefix, position).map((id) => tokenizer.tokens[id]).join("");
-  const textOf = (bytes) => (bytes ? withoutSpace(completeText(start + bytes)) : null); // of a control token
-  const describe = (id) => (
-    { id, label: tokenizer.label(id), probability: probabilities[id], text: textOf(tokenizer.tokens[id]) }
-  );
-  const listed = ranked.slice(0, SHOWN);
-  if (!listed.includes(ids[position])) listed.push(ids[position]);
-  return { choices: listed.map(describe), rank: ranked.indexOf(ids[position]) + 1 };
-}
-
 const atOnce = {
   open,
-  alternatives,
+  alternatives({ prefix, position, ...state }) {
+    const { ids } = state;
+    if (position === 0) return { choices: [] };
+    const before = lastTokens(ids.slice(0, position), alternativesRuntime.context, tokenizer.bos_ids);
+    const known = alternativesRuntime.begin(before, writtenBefore(position, state));
+    const logits = alternativesRuntime.read(before.slice(known));
+    const allowed = vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(before));
+    const probabilities = samplingProbabilities(allowed, PLAIN), ranked = byProbability(probabilities);
+    const listed = ranked.slice(0, SHOWN);
+    const start = ids.slice(prefix, position).map((id) => tokenizer.tokens[id]).join("");
+    const textOf = (bytes) => (bytes ? withoutSpace(completeText(start + bytes)) : null); // a control token
+    if (!listed.includes(ids[position])) listed.push(ids[position]);
+    return { rank: ranked.indexOf(ids[position]) + 1, choices: listed.map((id) => (
+      { id, label: tokenizer.label(id), probability: probabilities[id], text: textOf(tokenizer.tokens[id]) }
+    )) };
+  },
   attention: ({ position }) => ({ attention: recording.attention(position) }),
-  // How likely each token of a text was.
   color({ prefix, ...state }) {
     const { ids } = state, { context, model } = alternativesRuntime, marks = ids.map(() => null);
     const windows = colorWindows(ids.length, context, model.config.parameters);
