@@ -7,7 +7,7 @@ function refreshCompare() {
   const shortened = (text) => "…" + readable(text.slice(-40).replace(/^[^\p{L}\p{N}]+(?=[\p{L}\p{N}])/u, ""));
   const names = texts.map(({ text }) => (text.length > 40 ? shortened(text) : text ? readable(text) : say("noText")));
   const key = (i) => element("span", {}, element("i", { class: ["first", "second"][i] }), ` ${names[i]}`);
-  const parts = namesOf([...off]);
+  const parts = namesOfOff();
   byId("compared-legend").replaceChildren(key(0), key(1), parts && element("span", {}, say("without", { parts })));
   return request("compare", { texts, without: [...off] }, ({ pairs, lenses }) => {
     if (pairs) showBothBars(byId("compared"), pairs, true);

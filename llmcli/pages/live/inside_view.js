@@ -1,22 +1,21 @@
 // Inside: what happens in the model when it predicts, and what changes when parts of it are switched off.
-let L = 0, H = 0; // layers and heads of each
+let L = 0, H = 0; // layers and heads of each: "2" is layer 2, "2.3" head 3 of layer 2
 const MAX_ARCS = 5, MIN_WEIGHT = 0.01; // attention below this gets no arc
 const MAX_CONTRIBUTIONS = 8, MAX_EFFECTS = 16; // bars
-const off = new Set(); // parts that are switched off
-const selected = { layer: null, head: null, token: 0 }; // counted from 0; null: the mean
+let off = new Set(); // the parts that are switched off
+let selected = 0; // the token whose attention is shown
 let target = ""; // the next word whose first token is explained, if it is not the most likely one
 let inside = { labels: [], attention: [] }; // what the page shows; the attention is that of the selected token
 let lastAttention = 0; // number of the last request
 
 // Forgets what was shown of another model.
-function resetInside() {
-  const { num_hidden_layers: layers, num_attention_heads: heads } = data.config;
-  [L, H] = [layers, heads];
-  off.clear();
-  for (const part of data.start.without) off.add(part);
-  Object.assign(selected, { layer: null, head: null, token: 0 });
+function resetInside(without) {
+  ({ num_hidden_layers: L, num_attention_heads: H } = data.config);
+  off = new Set(without);
+  selected = 0;
   target = "";
   inside = { labels: [], attention: [] };
+  byId("head").value = "";
 }
 
 const refreshInside = () => request("inside", { ...state, without: [...off], target }, (answer) => {
@@ -27,18 +26,20 @@ const refreshInside = () => request("inside", { ...state, without: [...off], tar
 
 // ---- the parts: switches for layers and heads, colored by what they add to the prediction
 
-const partName = (layer, head) => say(head === undefined ? "layerName" : "headName", { layer: layer + 1, head: head + 1 });
-const nameOf = (part) => (part === "cache" ? say("ngramCache") : partName(...part.split(".").map((number) => number - 1)));
-// Several parts in a sentence: the heads of a layer together.
-function namesOf(parts) {
-  const numbers = (all) => all.map(Number).sort((a, b) => a - b), join = (all) => new Intl.ListFormat(language).format(all.map(String));
-  const layers = numbers([...new Set(parts.filter((part) => part !== "cache").map(layerOf))]);
-  const names = layers.map((layer) => {
-    const heads = numbers(parts.filter((part) => part.startsWith(`${layer}.`)).map((part) => part.split(".")[1]));
-    if (parts.includes(`${layer}`)) return say("layerInText", { layer });
-    return say(heads.length > 1 ? "headsInText" : "headInText", { layer, heads: join(heads) });
+const numbersTo = (last) => Array.from({ length: last }, (_, i) => i + 1);
+function nameOf(part) {
+  const [layer, head] = part.split(".");
+  return part === "cache" ? say("ngramCache") : say(head ? "headName" : "layerName", { layer, head });
+}
+// The parts that are switched off, in a sentence: the heads of a layer together.
+function namesOfOff() {
+  const join = (all) => new Intl.ListFormat(language).format(all.filter(Boolean).map(String));
+  const names = numbersTo(L).map((layer) => {
+    const heads = numbersTo(H).filter((head) => off.has(`${layer}.${head}`));
+    if (off.has(`${layer}`)) return say("layerInText", { layer });
+    return heads.length && say(heads.length > 1 ? "headsInText" : "headInText", { layer, heads: join(heads) });
   });
-  return join([...names, ...(parts.includes("cache") ? [say("cacheInText")] : [])]);
+  return join([...names, off.has("cache") && say("cacheInText")]);
 }
 const signed = (value, figure = Math.abs(value).toFixed(2)) => (Number(figure) ? (value < 0 ? "−" : "+") : "") + figure;
 
@@ -47,8 +48,7 @@ const layerOf = (part) => part.split(".")[0];
 const isOff = (part) => off.has(part) || off.has(layerOf(part));
 
 function showParts() {
-  const focused = document.activeElement.dataset.part;
-  const cell = (label, contribution, name, part, layerIsOff = false) => {
+  const cell = (label, contribution, part, name = nameOf(part), layerIsOff = false) => {
     const title = contribution === undefined ? name : `${name}: ${signed(contribution)}`;
     const kinds = { off: layerIsOff, planted: part in data.planted, negative: contribution < 0 };
     const names = Object.keys(kinds).filter((kind) => kinds[kind]).join(" ");
@@ -59,15 +59,16 @@ function showParts() {
     return clickable(() => switchPart(part), { ...attributes, ...ofSwitch }, label);
   };
   const { embedding, heads, mlp } = inside.attribution ?? {};
-  const rows = [[cell(say("embedding"), embedding, say("embedding"))], ...Array.from({ length: L }, (_, layer) => [
-    cell(partName(layer), undefined, partName(layer), `${layer + 1}`),
-    ...Array.from({ length: H }, (_, head) => cell(head + 1, heads?.[layer][head], partName(layer, head), `${layer + 1}.${head + 1}`)),
-    cell("MLP", mlp?.[layer], say("mlpName", { layer: layer + 1 }), undefined, off.has(`${layer + 1}`)), // no switch of its own
-  ]), ...(data.ngram_cache ? [[cell(say("ngramCache"), undefined, say("ngramCache"), "cache")]] : [])];
-  byId("parts").replaceChildren(...rows.map((cells) => element("div", {}, ...cells)));
-  const switches = [...byId("parts").querySelectorAll("button")], current = switches.find((node) => node.dataset.part === focused);
-  if (switches.length) (current ?? switches[0]).tabIndex = 0;
-  current?.focus();
+  const rows = numbersTo(L).map((layer) => [
+    cell(nameOf(`${layer}`), undefined, `${layer}`),
+    ...numbersTo(H).map((head) => cell(head, heads?.[layer - 1][head - 1], `${layer}.${head}`)),
+    cell("MLP", mlp?.[layer - 1], null, say("mlpName", { layer }), off.has(`${layer}`)), // no switch of its own
+  ]);
+  rows.unshift([cell(say("embedding"), embedding, null, say("embedding"))]);
+  if (data.ngram_cache) rows.push([cell(say("ngramCache"), undefined, "cache")]);
+  replaceWithFocus(byId("parts"), rows.map((cells) => element("div", {}, ...cells)));
+  const first = byId("parts").querySelector("button:focus") ?? byId("parts").querySelector("button");
+  if (first) first.tabIndex = 0;
   byId("all-on").disabled = !off.size;
   byId("parts-hint").textContent = say(canSwitch() ? "partsHint" : "noSwitches");
 }
@@ -76,7 +77,7 @@ function showParts() {
 function switchPart(part) {
   if (isOff(part)) [part, layerOf(part)].forEach((one) => off.delete(one));
   else off.add(part);
-  if (part.includes(".")) selectHead(...part.split(".").map((number) => number - 1));
+  if (part.includes(".")) byId("head").value = part;
   announce(say(isOff(part) ? "isOff" : "isOn", { part: nameOf(part) }));
   showParts();
   refresh();
@@ -89,14 +90,7 @@ byId("all-on").addEventListener("click", () => {
   refresh();
 });
 byId("parts").addEventListener("keydown", (event) => {
-  const rows = [...byId("parts").children].slice(1), row = rows.indexOf(document.activeElement.parentNode);
-  if (row < 0) return;
-  const up = { ArrowUp: -1, ArrowDown: 1 }[event.key], target = rows[row + up]?.children[[...rows[row].children].indexOf(document.activeElement)];
-  if (!target) return void moveFocus(event, rows[row], "button");
-  document.activeElement.tabIndex = -1;
-  target.tabIndex = 0;
-  target.focus();
-  event.preventDefault();
+  moveFocus(event, [...byId("parts").querySelectorAll("button")], H + 1);
 });
 
 // ---- what comes next, with and without the parts
@@ -130,7 +124,7 @@ function showActivations({ labels, lens, attribution, attention }) {
   const hasNewTokens = labels.join("\n") !== inside.labels.join("\n");
   if (attribution.mlp.length !== L || attribution.heads[0].length !== H) { // another model of an ensemble
     [L, H] = [attribution.mlp.length, attribution.heads[0].length];
-    Object.assign(selected, { layer: null, head: null });
+    byId("head").value = "";
     showHeadChoices();
   }
   inside = { ...inside, labels, attribution };
@@ -140,49 +134,39 @@ function showActivations({ labels, lens, attribution, attention }) {
   showParts();
   showLens(byId("lens"), lens, inside.token, say("lensCaption"));
   showAttribution();
-  if (selected.token < labels.length - 1) return requestAttention();
+  if (selected < labels.length - 1) return requestAttention();
   lastAttention = 0;
   inside.attention = attention;
   showAttention();
 }
 
 function showInsideTokens() {
-  selected.token = inside.labels.length - 1;
+  selected = inside.labels.length - 1;
   byId("effects").replaceChildren();
   byId("tokens").setAttribute("aria-label", say("tokensTitle"));
   byId("tokens").dataset.size = inside.labels.length <= 12 ? "medium" : "small";
   byId("tokens").replaceChildren(...inside.labels.map((label, i) => element("div", {
-    class: "token", role: "option", tabindex: i === selected.token ? 0 : -1, "aria-label": readable(label),
+    class: "token", role: "option", tabindex: i === selected ? 0 : -1, "aria-label": readable(label),
   }, element("span", {}, withFaintMarks(label)), element("span", { class: "weight" }))));
   byId("token-scroll").scrollTop = byId("token-scroll").scrollHeight; // the last token is selected
 }
-function selectToken(node) {
-  const i = [...byId("tokens").children].indexOf(node);
-  if (i < 0 || i === selected.token) return;
-  selected.token = i;
+byId("tokens").addEventListener("focusin", (event) => {
+  const i = [...byId("tokens").children].indexOf(event.target);
+  if (i < 0 || i === selected) return;
+  selected = i;
   requestAttention();
-}
-byId("tokens").addEventListener("focusin", (event) => selectToken(event.target));
-byId("tokens").addEventListener("click", (event) => event.target.closest(".token")?.focus());
-byId("tokens").addEventListener("keydown", (event) => moveFocus(event, byId("tokens")));
-byId("head").addEventListener("change", (event) => {
-  const [layer, head] = event.target.value.split(".").map((number) => number - 1);
-  selectHead(event.target.value ? layer : null, head ?? null);
-  showAttention();
 });
-
-function selectHead(layer, head) {
-  Object.assign(selected, { layer, head });
-  byId("head").value = layer === null ? "" : head === null ? `${layer + 1}` : `${layer + 1}.${head + 1}`;
-}
+byId("tokens").addEventListener("click", (event) => event.target.closest(".token")?.focus());
+byId("tokens").addEventListener("keydown", (event) => moveFocus(event, [...byId("tokens").children]));
+byId("head").addEventListener("change", showAttention);
 
 function showHeadChoices() {
-  const option = (value, ...text) => element("option", { value }, ...text);
-  byId("head").replaceChildren(option("", say("allHeads")), ...Array.from({ length: L }, (_, layer) => [
-    ...(H > 1 ? [option(`${layer + 1}`, say("layerMean", { layer: layer + 1 }))] : []),
-    ...Array.from({ length: H }, (_, head) => option(`${layer + 1}.${head + 1}`, partName(layer, head))),
-  ]).flat());
-  selectHead(selected.layer, selected.head);
+  const option = (value, text) => element("option", { value }, text), before = byId("head").value;
+  byId("head").replaceChildren(option("", say("allHeads")), ...numbersTo(L).flatMap((layer) => [
+    ...(H > 1 ? [option(layer, say("layerMean", { layer }))] : []),
+    ...numbersTo(H).map((head) => option(`${layer}.${head}`, nameOf(`${layer}.${head}`))),
+  ]));
+  byId("head").value = before;
   byId("planted").replaceChildren(...(data.ngram_cache ? [element("li", {}, say("cacheHint"))] : []), ...plantedHeads().map((text) => element("li", {}, text)));
 }
 
@@ -195,7 +179,7 @@ function plantedHeads() {
 }
 
 function requestAttention() {
-  lastAttention = request("attention", { position: selected.token }, ({ id, attention }) => {
+  lastAttention = request("attention", { position: selected }, ({ id, attention }) => {
     if (id !== lastAttention || !attention) return;
     inside.attention = attention;
     showAttention();
@@ -204,38 +188,38 @@ function requestAttention() {
 
 function showAttention() {
   if (!inside.attention.length) return; // no answer yet
-  const { labels, attention } = inside, { layer, head } = selected, nodes = [...byId("tokens").children];
-  const ofLayer = layer === null ? attention.flat() : attention[layer];
-  const heads = head === null ? ofLayer : ofLayer.slice(head, head + 1);
+  const { labels, attention } = inside, nodes = [...byId("tokens").children];
+  const [layer, head] = byId("head").value.split(".");
+  const ofLayer = layer ? attention[layer - 1] : attention.flat();
+  const heads = head ? ofLayer.slice(head - 1, head) : ofLayer;
   const weights = Array.from(heads[0] ?? [], (_, i) => heads.reduce((sum, row) => sum + row[i], 0) / heads.length);
   const ranked = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).filter((i) => weights[i] >= MIN_WEIGHT).slice(0, MAX_ARCS);
   nodes.forEach((node, i) => {
-    node.setAttribute("aria-selected", String(i === selected.token));
+    node.setAttribute("aria-selected", String(i === selected));
     node.style.setProperty("--share", 0.6 * (weights[i] ?? 0));
     node.lastChild.textContent = ranked.includes(i) ? wholePercent(weights[i]) : "";
   });
-  drawArcs(nodes, selected.token, weights, ranked.filter((i) => i !== selected.token));
+  drawArcs(nodes, selected, weights, ranked.filter((i) => i !== selected));
   const listed = ranked.slice(0, 3).map((i) => say("weightOf", { token: readable(labels[i]), weight: wholePercent(weights[i]) })).join(say("comma"));
-  byId("attention-text").textContent = listed ? say("attendsTo", { token: readable(labels[selected.token]), listed }) : say("noAttention");
+  byId("attention-text").textContent = listed ? say("attendsTo", { token: readable(labels[selected]), listed }) : say("noAttention");
   showHeads();
 }
 
 // The token that each head attends to most; a click shows the arcs of the head.
 function showHeads() {
-  const focused = document.activeElement.dataset.head;
-  const button = (layer, head, weights) => {
+  const button = (part, weights) => {
     const weight = Math.max(...weights), label = inside.labels[weights.indexOf(weight)], figure = wholePercent(weight);
-    const isSelected = selected.layer === layer && selected.head === head;
-    const name = `${partName(layer, head)}: ${readable(label)} ${figure}`;
-    return clickable(() => { selectHead(layer, head); showAttention(); }, {
-      class: "cell", "data-head": `${layer}.${head}`, "aria-pressed": isSelected, "aria-label": name, share: weight,
-    }, tokenSpan(label), element("span", { class: "figure" }, figure));
+    const name = `${nameOf(part)}: ${readable(label)} ${figure}`, isSelected = part === byId("head").value;
+    const attributes = { class: "cell", "aria-pressed": isSelected, "aria-label": name, share: weight };
+    return clickable(() => { byId("head").value = part; showAttention(); }, attributes,
+      tokenSpan(label), element("span", { class: "figure" }, figure));
   };
-  const rows = inside.attention.map((row, layer) => [layer + 1, ...row.map((one, head) => button(layer, head, one))]);
-  const caption = say("headsCaption", { token: readable(inside.labels[selected.token]) });
-  const headings = [say("layer"), ...Array.from({ length: H }, (_, head) => `${say("head")} ${head + 1}`)];
-  byId("heads").replaceChildren(table(caption, headings, rows));
-  if (focused) byId("heads").querySelector(`[data-head="${focused}"]`)?.focus({ preventScroll: true });
+  const rows = inside.attention.map((row, i) => (
+    [i + 1, ...row.map((weights, head) => button(`${i + 1}.${head + 1}`, weights))]
+  ));
+  const caption = say("headsCaption", { token: readable(inside.labels[selected]) });
+  const headings = [say("layer"), ...numbersTo(H).map((head) => `${say("head")} ${head}`)];
+  replaceWithFocus(byId("heads"), [table(caption, headings, rows)]);
 }
 new ResizeObserver(() => byId("inside").hidden || showAttention()).observe(byId("token-area"));
 
@@ -265,8 +249,8 @@ const sum = (rows) => rows.reduce((total, [, value]) => total + value, 0);
 
 function showAttribution() {
   const { embedding, heads, mlp } = inside.attribution;
-  const rows = bySize([[say("embedding"), embedding], ...mlp.map((value, layer) => [say("mlpName", { layer: layer + 1 }), value]),
-    ...heads.flatMap((row, layer) => row.map((value, head) => [partName(layer, head), value]))]);
+  const rows = bySize([[say("embedding"), embedding], ...mlp.map((value, i) => [say("mlpName", { layer: i + 1 }), value]),
+    ...heads.flatMap((row, i) => row.map((value, head) => [nameOf(`${i + 1}.${head + 1}`), value]))]);
   const rest = rows.slice(MAX_CONTRIBUTIONS);
   showSigned(byId("attribution"), [...rows.slice(0, MAX_CONTRIBUTIONS), ...(rest.length ? [[say("otherParts", { count: rest.length }), sum(rest)]] : [])]);
   byId("attribution").append(element("li", { class: "total" }, element("span", {}, say("logit")), element("span", { class: "figure" }, signed(sum(rows)))));

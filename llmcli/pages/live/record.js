@@ -34,7 +34,6 @@ function showLosses(curve) {
 
 const ONCE_LIKELY = 3; // a word that was ever among so many likeliest ones has a row
 const choiceSpan = (name, continues) => (name === "<end>" ? element("span", {}, say("end")) : tokenSpan((continues ? "…" : "") + name));
-// The bar of all other choices together.
 function restRow(rest) {
   return rest < 0.0005 ? [] : [{ name: element("span", {}, say("rest")), share: rest, kind: "rest" }];
 }

@@ -3,12 +3,6 @@
 // A logarithmic scale shows the steep beginning of a run and small differences at its end. It spans at most LOG_RANGE;
 // lower values are drawn at its bottom.
 const LOG_RANGE = 10_000;
-function scaleOf({ steps, training, validation_steps: validationSteps, validation }) {
-  const first = Math.min(...steps), last = Math.max(...steps, ...validationSteps);
-  const values = [...training, ...validation], high = Math.max(...values) || 1;
-  const low = Math.max(Math.min(...values), high / LOG_RANGE);
-  return high > low ? { first, last, low, high } : { first, last, low: low / 1.5, high: 1.5 * high };
-}
 
 // Round values from low to high, evenly spaced on a logarithmic scale.
 function roundValues(low, high) {
@@ -21,9 +15,12 @@ function roundValues(low, high) {
 }
 
 // The losses of a run by step, as an SVG that is `width` pixels wide; `nameStep` names a step.
-function curveChart(curve, width, nameStep = (step) => `step ${step}`) {
+function curveChart(curve, width, nameStep) {
   const { steps, training, validation_steps: validationSteps, validation } = curve;
-  const { first, last, low, high } = scaleOf(curve);
+  const first = Math.min(...steps), last = Math.max(...steps, ...validationSteps);
+  const values = [...training, ...validation], most = Math.max(...values) || 1;
+  const least = Math.max(Math.min(...values), most / LOG_RANGE);
+  const [low, high] = most > least ? [least, most] : [least / 1.5, 1.5 * most];
   const height = 0.4 * width + 60;
   const left = 56, right = 12, top = 12, bottom = 34; // margins
   const x = (step) => left + ((step - first) / (last - first || 1)) * (width - left - right);

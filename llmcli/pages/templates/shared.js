@@ -1,7 +1,7 @@
 // Shared by all pages. All text is inserted as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const SVG_TAGS = ["svg", "path", "line", "polyline", "circle", "text", "title", "clipPath", "rect"];
+const SVG_TAGS = ["svg", "path", "line", "polyline", "circle", "text", "title"];
 
 // What a page keeps until its tab is closed, if the browser has storage, and it is not full.
 function store(name, value) {
@@ -16,7 +16,7 @@ function element(tag, { share, ...attributes } = {}, ...children) {
   const node = SVG_TAGS.includes(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   if (share !== undefined) node.style.setProperty("--share", share);
-  node.append(...children.map((child) => (child instanceof Node ? child : String(child))));
+  node.append(...children.flat().map((child) => (child instanceof Node ? child : String(child))));
   return node;
 }
 
@@ -30,37 +30,39 @@ function visible(text) {
 }
 const visibleWithSpaces = (text) => visible(text).replace(/·/g, " ");
 // A token in a sentence and for screen readers.
-const WHITE_SPACE = { " ": "space", "\n": "line end" };
-const readable = (text) => visibleWithSpaces(text).trim() || WHITE_SPACE[text] || visible(text);
+const readable = (text) => (
+  visibleWithSpaces(text).trim() || { " ": say("space"), "\n": say("lineEnd") }[text] || visible(text)
+);
 const percent = (share) => (100 * share).toFixed(1) + "%";
 const tokenSpan = (text) => element("span", { class: "token" }, withFaintMarks(text));
 
 // Visible text in which the marks for white space are fainter than the letters.
-function withFaintMarks(text) {
-  const fragment = document.createDocumentFragment();
-  fragment.append(...visible(text).split(/([·⏎⇥␍]+)/).filter(Boolean).map((part) =>
-    /^[·⏎⇥␍]/.test(part) ? element("span", { class: "faint" }, part) : part));
-  return fragment;
-}
+const withFaintMarks = (text) => visible(text).split(/([·⏎⇥␍]+)/).map((part, i) => (
+  i % 2 ? element("span", { class: "faint" }, part) : part // each second part is of marks
+));
 
-// A table; `rows` are arrays of cells, or elements.
 function table(caption, headings, rows) {
   const cells = (row) => row.map((cell, i) => element(i ? "td" : "th", i ? {} : { scope: "row" }, cell));
   return element("table", {}, element("caption", {}, caption),
-    element("thead", {}, element("tr", {}, ...headings.map((heading) => element("th", { scope: "col" }, heading)))),
-    element("tbody", {}, ...rows.map((row) => row instanceof Node ? row : element("tr", {}, ...cells(row)))));
+    element("thead", {}, element("tr", {}, headings.map((heading) => element("th", { scope: "col" }, heading)))),
+    element("tbody", {}, rows.map((row) => element("tr", {}, cells(row)))));
+}
+
+// Replaces the children of a node. The focus stays on the button in the same place.
+function replaceWithFocus(node, children) {
+  const buttons = () => [...node.querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
+  node.replaceChildren(...children);
+  if (focused >= 0) (buttons()[focused] ?? byId("text")).focus({ preventScroll: true });
 }
 
 // A list of bars, each `share` of the full width; `kind` is the class of a bar, `second` the share of a second bar, if
-// there is one. The focus stays on the button in the same place.
+// there is one.
 function showBars(list, rows) {
-  const buttons = () => [...list.querySelectorAll("button")];
-  const focused = buttons().indexOf(document.activeElement);
   const bar = (share, kind, figure = percent(share)) => [element("span", { class: "figure" }, figure),
     element("div", { class: "track" }, element("div", { class: `bar ${kind}`, share: Math.min(1, share) }))];
-  list.replaceChildren(...rows.map(({ name, share, kind = "", figure, second }) => {
+  replaceWithFocus(list, rows.map(({ name, share, kind = "", figure, second }) => {
     if (second === undefined) return element("li", {}, name, ...bar(share, kind, figure));
     return element("li", { class: "pair" }, name, ...bar(share, "first"), ...bar(second, "second"));
   }));
-  if (focused >= 0) (buttons()[focused] ?? byId("text")).focus();
 }
