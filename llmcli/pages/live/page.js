@@ -5,7 +5,7 @@
 //   generate {text, ids, prefix, written, settings, count} -> {piece, ids, prefix}, {end}
 //   inside {text, ids, prefix, written, without, target} -> {pairs, ...}, {labels, lens, ...}, {pairs, ...}, {effects}
 //   compare {texts, without} -> {lenses}, {pairs}
-//   chat {messages, settings} -> {answer, ids, prefix}, {dropped}: the number of turns that did not fit the context
+//   chat {messages, settings} -> {content, ids, prefix}, {dropped}: the number of turns that did not fit; {end}
 //   alternatives {ids, prefix, written, position} -> {choices, rank}: what else could have stood in the place of a token
 //   attention {position} -> {attention}: of another token than the last of the text that `inside` was asked about
 //   color {ids, prefix, written, kind} -> {marks, legend}
@@ -82,11 +82,6 @@ function keepForUndo() {
   undoable.push(state);
   byId("undo").disabled = false;
 }
-function undo() {
-  const before = undoable.pop();
-  setDisabled("undo", !undoable.length, "text");
-  if (before) setState(before);
-}
 
 // Asks for what the open tab shows, after any change.
 function refresh() {
@@ -120,19 +115,18 @@ function generate(count) {
   if (byId("step").disabled) return;
   keepForUndo();
   const start = state, box = byId("text");
-  let added = 0, ended = false, next = start;
+  let next = start, ended = false;
   setBusy(true);
   request("generate", { ...start, settings: settings(), count }, ({ piece, ids, prefix, count: tokens = 1, end, done }) => {
     if (state !== start) return; // the text was changed meanwhile
     if (ids) {
-      added += tokens;
-      next = { text: next.text + piece, ids, prefix, written: start.written + added };
+      next = { text: next.text + piece, ids, prefix, written: next.written + tokens };
       box.value = next.text;
       box.scrollTop = box.scrollHeight;
     }
     ended ||= end === "stop";
     if (!done) return;
-    const written = next.text.slice(start.text.length);
+    const written = next.text.slice(start.text.length), added = next.written - start.written;
     const result = added === 1 ? say("added", { text: readable(written) }) : say("finished", { count: added });
     announce(ended ? `${result} ${say("ended")}` : result);
     setState(next);
@@ -156,7 +150,10 @@ byId("text").addEventListener("keydown", (event) => {
 byId("step").addEventListener("click", () => generate(1));
 byId("run").addEventListener("click", () => generate(runLength()));
 byId("stop").addEventListener("click", stop);
-byId("undo").addEventListener("click", undo);
+byId("undo").addEventListener("click", () => {
+  setState(undoable.pop());
+  setDisabled("undo", !undoable.length, "text");
+});
 byId("unit").addEventListener("change", refresh);
 document.addEventListener("keydown", (event) => event.key === "Escape" && stop());
 
@@ -224,17 +221,17 @@ function showAlternatives(index) {
     byId("alternatives").hidden = false;
   });
 }
-byId("strip").addEventListener("keydown", (event) => moveFocus(event, byId("strip")));
+byId("strip").addEventListener("keydown", (event) => moveFocus(event, [...byId("strip").children]));
 
-// Arrow keys move the focus among the children of a node, of which one can be reached with Tab.
-function moveFocus(event, node, kind = "*") {
-  const all = [...node.children].filter((child) => !child.hidden && child.matches(kind)), i = all.indexOf(document.activeElement);
-  const target = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: all.length - 1 }[event.key];
-  if (i < 0 || !all[target]) return null;
-  for (const child of all) child.tabIndex = child === all[target] ? 0 : -1;
-  all[target].focus();
+// Arrow keys move the focus among some nodes in rows of `width`, of which one can be reached with Tab.
+function moveFocus(event, nodes, width = nodes.length) {
+  const i = nodes.indexOf(document.activeElement), first = i - (i % width);
+  const inRow = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: first, End: first + width - 1 };
+  const target = nodes[{ ...inRow, ArrowDown: i + width, ArrowUp: i - width }[event.key]];
+  if (i < 0 || !target) return;
+  for (const node of nodes) node.tabIndex = node === target ? 0 : -1;
+  target.focus();
   event.preventDefault();
-  return all[target];
 }
 
 // ---- the record
@@ -264,12 +261,11 @@ function openTab(tab) {
 }
 for (const tab of tabs) tab.addEventListener("click", () => openTab(tab));
 byId("tabs").addEventListener("keydown", (event) => {
-  const tab = moveFocus(event, byId("tabs"));
-  if (tab) openTab(tab);
+  moveFocus(event, tabs.filter((tab) => !tab.hidden));
+  if (event.defaultPrevented) openTab(document.activeElement);
 });
 
 function showTexts() {
-  translatePage();
   byId("strip").replaceChildren(); // its names are in the language, too
   if (!data.record) return; // no model is open
   byId("summary").textContent = say(data.isServed ? "servedSummary" : "summary", { parameters: data.parameters, weights: data.dtype });
@@ -283,7 +279,7 @@ function showTexts() {
 }
 onLanguage(() => {
   showTexts();
-  if (data.record) refresh();
+  if (data.record && "ready" in document.documentElement.dataset) refresh();
 });
 
 // Texts to begin with, as buttons. The focus of a button that goes with its choice goes to the text field.
@@ -334,8 +330,7 @@ function showModel() {
   undoable.length = 0;
   byId("undo").disabled = true;
   showSettings(before.sliders ?? (isChat ? CHAT_SLIDERS : WRITE_SLIDERS));
-  resetInside();
-  if (before.off) [off.clear(), before.off.forEach((part) => off.add(part))];
+  resetInside(before.off ?? data.start.without);
   resetChat(before.messages);
   showPrompts();
   showTexts();
@@ -346,5 +341,4 @@ function showModel() {
 }
 byId("models").addEventListener("change", () => openModel(byId("models").value));
 
-showTexts();
 if (data.record || !data.training) openModel();

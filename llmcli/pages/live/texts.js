@@ -5,21 +5,21 @@ function say(name, values = {}) {
   return TEXTS[language][name].replace(/\{(\w+)\}/g, (_, key) => shownValue(values[key]));
 }
 
-// Shows what the markup of the page says in the current language.
-function translatePage() {
-  document.documentElement.lang = language;
-  for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
-  Object.assign(WHITE_SPACE, { " ": say("space"), "\n": say("lineEnd") });
-  byId("language").textContent = say("switchTo");
-  byId("language").lang = language === "ja" ? "en" : "ja";
-}
-// Calls `show` when the language was changed.
+// Shows what the markup of the page says, and what `show` does, now and when the language is changed.
 function onLanguage(show) {
-  byId("language").addEventListener("click", () => {
-    language = language === "ja" ? "en" : "ja";
-    store("llm.language", language);
+  function translate() {
+    document.documentElement.lang = language;
+    for (const node of document.querySelectorAll("[data-text]")) node.textContent = say(node.dataset.text);
+    byId("language").textContent = say("switchTo");
+    byId("language").lang = language === "ja" ? "en" : "ja";
     show();
+  }
+  byId("language").addEventListener("click", () => {
+    language = byId("language").lang;
+    store("llm.language", language);
+    translate();
   });
+  translate();
 }
 
 // ---- the record of a model file, which is English: rules translate its names and units; what a group matches stays

@@ -25,8 +25,7 @@ function readText(text, tokenizer) {
 // The model wrote the last `written` tokens of the head.
 function splitPrompt({ head, tail, written }, space, bosIds) {
   const ids = [...head, ...tail], room = Math.max(1, space), kept = room > 1 ? tail.slice(-(room - 1)) : [];
-  const end = ids.length - kept.length;
-  const before = ids.slice(0, end);
+  const before = ids.slice(0, ids.length - kept.length);
   return { before, head: lastTokens(before, room - kept.length, bosIds), tail: kept, written };
 }
 

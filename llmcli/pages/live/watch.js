@@ -39,12 +39,7 @@ async function poll() {
   setTimeout(poll, INTERVAL);
 }
 
-function showTexts() {
-  translatePage();
-  showState();
-}
-onLanguage(showTexts);
+onLanguage(showState);
 window.addEventListener("resize", showState);
 onKey(() => { byId("key").hidden = true; });
-showTexts();
 poll();

@@ -25,10 +25,9 @@ function open({ data, weights }) {
 }
 
 // A text as a prompt; `ids` are its tokens if the model wrote the last `written` of them; `prefix` of them come before the text.
-function promptOf({ text, ids, prefix, written }) {
-  if (ids) return { head: ids, tail: [], inWord: false, prefix, written };
-  return readText(text, tokenizer);
-}
+const promptOf = ({ text, ids, prefix, written }) => (
+  ids ? { head: ids, tail: [], inWord: false, prefix, written } : readText(text, tokenizer)
+);
 
 // A text without the space that SentencePiece puts before it.
 const withoutSpace = (text) => (tokenizer.prefix_space ? text.replace(/^ /, "") : text);
