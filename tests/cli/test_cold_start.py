@@ -112,7 +112,7 @@ class Left:
     def __del__(self, write=os.write): write(2, b"taken down")
 left = Left()
 atexit.register(lambda: sys.stderr.write("registered "))
-ThreadPoolExecutor(2).submit(print)
+ThreadPoolExecutor(2).submit(print).result()
 threading.Thread(target=lambda: time.sleep(0.5) or sys.stderr.write("thread ")).start()
 sys.argv = ["llm", "--version"]
 from llmcli.__main__ import main
