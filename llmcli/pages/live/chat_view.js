@@ -3,7 +3,7 @@
 // that the model read, from which so many turns were dropped, and why it ended: "stop", or "length" if it was cut off
 let messages = [];
 let earlier = []; // what was shown before each change: {messages, draft}
-let turn = 0; // the answer that is being written
+let lastAnswer = 0; // number of the request for the one that is being written
 
 function showMessages() {
   const unread = 2 * (messages.at(-1)?.dropped ?? 0), controls = byId("send").parentElement;
@@ -30,7 +30,7 @@ function setAnswering(answering) {
 }
 function endAnswer() {
   stop();
-  turn++;
+  lastAnswer = 0;
   setAnswering(false);
 }
 function resetChat(before = []) {
@@ -54,13 +54,14 @@ function keep() {
 
 // Answers a message after those that are shown, or after `before`.
 function ask(content, before = messages) {
-  const own = ++turn, answer = { content: "", dropped: before.at(-1)?.dropped };
+  const answer = { content: "", dropped: before.at(-1)?.dropped };
   messages = [...before, { content }, answer];
   showProblem("");
   setAnswering(true);
   showMessages();
-  request("chat", { messages: messages.slice(0, -1).map((one) => one.content), settings: settings() }, ({ id, done, error, ...news }) => {
-    if (own !== turn) return; // it was taken back
+  const sent = { messages: messages.slice(0, -1).map((one) => one.content), settings: settings() };
+  lastAnswer = request("chat", sent, ({ id, done, error, ...news }) => {
+    if (id !== lastAnswer) return; // it was taken back
     Object.assign(answer, news);
     if (error || (done && !answer.content && !answer.end)) return takeBack(); // stopped before its first token
     if (done) setAnswering(false);

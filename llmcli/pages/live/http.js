@@ -146,14 +146,11 @@ const jobs = {
     const body = { messages: [...system, ...turns], logprobs: true, stream_options: { include_usage: true }, ...sampling(settings) };
     let content = "", ids = [], prefix = 0;
     for await (const choice of streamed("/v1/chat/completions", body, signal)) {
-      if (choice.usage) {
-        yield { dropped: choice.usage.dropped_turns ?? 0 };
-        continue;
-      }
+      const { usage, finish_reason: end } = choice;
       if (choice.prompt_token_ids) [ids, prefix] = [choice.prompt_token_ids, choice.prompt_token_ids.length];
       ids = [...ids, ...idsOf(choice)];
-      content += choice.delta.content ?? "";
-      yield { content, ids, prefix, end: choice.finish_reason };
+      content += choice.delta?.content ?? "";
+      yield usage ? { dropped: usage.dropped_turns ?? 0 } : { content, ids, prefix, end };
     }
   },
 };

@@ -98,17 +98,17 @@ function refreshNext() {
   const { written } = state;
   return request("next", { ...state, settings: settings(), unit: byId("unit").value }, (answer) => {
     if (answer.tokens) showTokens({ ...answer.tokens, written });
-    if (answer.choices) showNext(answer);
+    if (answer.choices) showNext(byId("next"), answer);
   });
 }
 
-function showNext({ choices, rest }) {
+function showNext(list, { choices, rest }, canAdd = true) {
   const rows = choices.map(({ text, added, continues, probability: share }) => {
     const label = choiceSpan(text, continues);
     const add = () => { keepForUndo(); setText(state.text + added); announce(say("added", { text: readable(added) })); };
-    return { name: added ? clickable(add, { class: "choice" }, label) : label, share };
+    return { name: added && canAdd ? clickable(add, { class: "choice" }, label) : label, share };
   });
-  showBars(byId("next"), [...rows, ...restRow(rest)]);
+  showBars(list, [...rows, ...restRow(rest)]);
 }
 
 function generate(count) {

@@ -102,7 +102,7 @@ class Corpus {
     if (new Set(characters).size < 2) throw new Problem("oneCharacter", { character: characters[0] });
     let cut = size - Math.round(recipe.held_out * size);
     while ((encoded[cut] & 0xc0) === 0x80) cut++; // to the next character
-    const [training, heldOut] = [encoded.subarray(0, cut), encoded.subarray(cut)].map((part) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(part));
+    const [training, heldOut] = [encoded.subarray(0, cut), encoded.subarray(cut)].map((part) => newDecoder().decode(part));
     this.start = text.slice(0, 200);
     this.data = { ...structuredClone(tokenizers[kind].data), seen_bytes: [...new Set(encoded.subarray(0, cut))].sort((a, b) => a - b) };
     if (kind === "bpe") trainMerges(this.data, training);

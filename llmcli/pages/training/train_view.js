@@ -164,13 +164,10 @@ async function predict() {
   const { probe, opened, progress } = run, text = train("prompt").value, prompt = { text, ids: null, prefix: 0, written: 0 };
   let listed = [], sample = "";
   isPredicting = true;
-  await answersTo("next", { ...prompt, settings: WRITE_SLIDERS, unit: "words" }, ({ choices, rest }) => {
-    if (!choices) return;
-    listed = choices.map(({ text: word, probability }) => [word, probability]);
-    const rows = choices.map(({ text: word, continues, probability }) => (
-      { name: choiceSpan(word, continues), share: probability }
-    ));
-    showBars(train("bars"), [...rows, ...restRow(rest)]);
+  await answersTo("next", { ...prompt, settings: WRITE_SLIDERS, unit: "words" }, (answer) => {
+    if (!answer.choices) return;
+    listed = answer.choices.map(({ text: word, probability }) => [word, probability]);
+    showNext(train("bars"), answer, false);
   });
   if (listed.length && progress) addProbePoint(probe, text, [progress.step, progress.validation, listed]);
   if (isHere()) {
