@@ -308,7 +308,8 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
         atomic_io.remove_stale(path)
         atomic_io.write(path, text.encode("utf-8", "surrogateescape"))  # the name may not be UTF-8
     # a name that begins with - would be an option
-    name, file = gguf.stem.lstrip("-") or "model", f"./{path}" if str(path).startswith("-") else str(path)
+    name = gguf.stem.lstrip("-") or "model"
+    file = f"./{path}" if str(path).startswith("-") else str(path)
     console.note(f"for Ollama: {command_line(['ollama', 'create', name, '-f', file])}")
 
 

@@ -303,7 +303,7 @@ def _blocks(content: FileContent, copy: TextCopy) -> Iterator[bytes]:
         if not (block := source.read(start, min(BLOCK_BYTES, end - start))):
             return
         yield block
-        if len(block) < BLOCK_BYTES:  # the end, even if the file grows now: no bytes are left out
+        if len(block) < BLOCK_BYTES:  # the end: the next read would skip what another process appends now
             return
 
 
@@ -329,7 +329,7 @@ def _read_as(
     copied = encoding != "utf-8"
     offset = copy.size if copied else len(mark) + (content.offset if isinstance(content, Stored) else 0)
     text = TextDigest(copy if copied else None)
-    file_bytes = len(mark)  # those that are read: another process may append to the file
+    file_bytes = len(mark)  # counted while reading, since another process may append to the file
 
     def counted() -> Iterator[bytes]:
         nonlocal file_bytes
@@ -405,7 +405,7 @@ def _decode(name: str, blocks: Iterable[bytes], encoding: str, first: int = 0) -
     """Decode blocks; the first is at position `first` of the file. Raises NotTextError with the position."""
     decoder = codecs.getincrementaldecoder(encoding)()
     read = first
-    # in UTF-8 only after other characters that are not ASCII: the last byte may be a letter of Windows-1252
+    # in UTF-8 only after another non-ASCII character: a single byte at the end may be a Windows-1252 letter
     may_be_cut = encoding.startswith(("utf-16", "utf-32"))
     for block in itertools.chain(blocks, [b""]):
         # position of the bytes to decode: a character may be unfinished
