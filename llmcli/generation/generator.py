@@ -45,16 +45,15 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
     """
     if not text.sampling.max_tokens:
         yield text.end("length")
+    if text.finish_reason is None and not runtime.length:  # prefill: process the prompt
+        logits = runtime.prefill(last_tokens(text.ids, runtime.context, text.bos_ids))
+        yield from text.append(text.choose(logits))  # sample: draw the next token from its probabilities
     while text.finish_reason is None:
-        length, new = next_input(text.ids, runtime.length, runtime.context, text.bos_ids)
-        if length:  # step: process the last chosen token; the KV cache holds the previous ones
-            for _, pieces in step_with_draft(runtime, text, runtime.context):
-                yield from pieces
-        else:  # prefill: process the prompt
-            if runtime.length:  # the context is full: process its newer half again
-                runtime.recompute(len(new) - 1)
-            choice = text.choose(runtime.prefill(new))  # sample: draw the next token from its probabilities
-            yield from text.append(choice)
+        if runtime.length == runtime.context:
+            runtime.shift(text.ids[:-1])
+        # step: process the last chosen token; the KV cache holds the previous ones
+        for _, pieces in step_with_draft(runtime, text, runtime.context):
+            yield from pieces
 
 
 def step_with_draft(runtime: Runtime, text: "GeneratedText", context: int) -> list[tuple[Array, list[Piece]]]:
@@ -89,7 +88,7 @@ def generate(
 
     Unless `literal`, the prompt's end may be tokenized differently and its last word may continue
     (token_healing.py). If the prompt is longer than the context, its end is used. When the context is full,
-    generation continues with its newer half.
+    its oldest tokens are removed (`Runtime.shift`).
     """
     encoded = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, encoded.ids, sampling)
@@ -99,26 +98,6 @@ def generate(
     if text.sampling.max_tokens and (encoded.tail or encoded.in_word):
         yield from text.add_first(read_prompt(runtime, tokenizer, encoded))
     yield from decode(runtime, text)
-
-
-def next_input(
-    ids: Sequence[int], length: int, context: int, bos_ids: Sequence[int]
-) -> tuple[int, Sequence[int]]:
-    """Return (number of cached tokens to keep, tokens to process) to get the logits after `ids`.
-
-    The cache holds `length` tokens: none of `ids`, or all except the last. If `ids` do not fit the context,
-    their end is used (`last_tokens`). When the context is full, its newer half is kept.
-
-    >>> next_input([1, 2, 3, 4, 5], 0, 4, []), next_input([1, 2, 3], 2, 4, [])
-    ((0, [2, 3, 4, 5]), (2, [3]))
-    >>> next_input([1, 2, 3, 4, 5], 4, 4, [])
-    (0, [4, 5])
-    """
-    if length == 0:
-        return 0, last_tokens(ids, context, bos_ids)
-    if length < context:
-        return length, ids[-1:]
-    return 0, last_tokens(ids, max(1, context // 2), bos_ids)
 
 
 class GeneratedText:

@@ -63,6 +63,16 @@ class _Member:
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
 
+    def shift(self, ids: list[int]) -> range:
+        if self.runtime.length < len(ids):
+            self.process(ids, len(ids))
+        removed = self.runtime.shift(ids)
+        del self.evidence[removed.start + 1 : removed.stop + 1]
+        if self._last:
+            length, probabilities = self._last
+            self._last = length - len(removed), probabilities
+        return removed
+
     def rewind(self, length: int) -> None:
         self.runtime.rewind(min(length, self.runtime.length))
         del self.evidence[length + 1 :]
@@ -106,6 +116,12 @@ class EnsembleRuntime(Runtime):
             del self._ids[length:]
             for member in self._members:
                 member.rewind(length)
+
+    def shift(self, ids: Sequence[int]) -> range:
+        for member in self._members:
+            removed = member.shift(self._ids)
+        del self._ids[removed.start : removed.stop]
+        return removed
 
     def expert_weights(self) -> Array:
         return self.recent_weights(1)

@@ -17,7 +17,15 @@ from typing import TypeVar
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import Array, Ints, Runtime, check_input
+from llmcli.models.runtime import (
+    Array,
+    Doubles,
+    Ints,
+    Runtime,
+    check_input,
+    read_newer_half,
+    removed_by_shift,
+)
 
 MIN_CAPACITY = 64  # tokens
 MIN_SLOT_BYTES = 4 << 20  # pages are allocated lazily, whereas growing copies the whole cache
@@ -73,6 +81,30 @@ class KVCache:
         self.keys = keys
         self.values = values
         self.slot = slot
+
+    def remove(self, positions: range, angles: Sequence[Doubles | None], adjacent: bool) -> None:
+        """Remove the tokens at some positions. The tokens after them move to earlier positions: their keys
+        are rotated back by `angles` [D/2] in each layer, or None. The pairs of a head that are rotated
+        together are `adjacent`, or D/2 apart."""
+        end = self.length - len(positions)
+        for keys, values, angle in zip(self.keys, self.values, angles, strict=True):
+            for array in (keys, values):
+                array[:, :, positions.start : end] = array[:, :, positions.stop : self.length]
+            if angle is not None:
+                _rotate_back(keys[:, :, positions.start : end], angle, adjacent)
+        self.length = end
+
+
+def _rotate_back(keys: Array, angles: Doubles, adjacent: bool) -> None:
+    if adjacent:
+        keys.view(np.complex64)[...] *= np.exp(-1j * angles).astype(np.complex64)
+        return
+    first, second = np.split(keys, 2, axis=-1)
+    cos = np.cos(angles).astype(np.float32)
+    sin = np.sin(angles).astype(np.float32)
+    rotated = first * cos + second * sin
+    second[...] = second * cos - first * sin
+    first[...] = rotated
 
 
 class KVSlots:
@@ -142,6 +174,9 @@ _Self = TypeVar("_Self", bound="KVCacheRuntime")
 class KVCacheRuntime(Runtime):
     """A runtime of one model, with a KVCache of the tokens processed so far."""
 
+    # whether the pairs of a key that are rotated together are adjacent, not D/2 apart
+    has_adjacent_pairs = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
         self.config = config
@@ -163,6 +198,20 @@ class KVCacheRuntime(Runtime):
         forked = copy(self)
         forked.cache = self.cache.fork(length)
         return forked
+
+    def shift(self, ids: Sequence[int]) -> range:
+        config = self.config
+        if config.architecture.learned_positions:
+            return read_newer_half(self, ids)
+        removed = removed_by_shift(self.length)
+        angles = [
+            len(removed) * np.array(config.rope_frequencies(config.is_sliding(layer)))
+            if config.is_rotary(layer)
+            else None
+            for layer in range(config.num_hidden_layers)
+        ]
+        self.cache.remove(removed, angles, self.has_adjacent_pairs)
+        return removed
 
     @staticmethod
     def step_batch(runtimes: "Sequence[KVCacheRuntime]", tokens: Sequence[int]) -> Array:

@@ -30,7 +30,6 @@ class NgramRuntime(Runtime):
         self.cache = cache or NgramCache(weights)
         self.draft_tokens = network.draft_tokens
         self._start = 0  # position in the n-gram cache of the first token in the KV cache
-        self._ahead = 0  # tokens at the end of the n-gram cache that the network must process again
 
     @property
     def length(self) -> int:
@@ -49,7 +48,6 @@ class NgramRuntime(Runtime):
     def rewind(self, length: int = 0) -> None:
         start = self._start
         self._start = 0
-        self._ahead = 0
         self.network.rewind(length)
         if start:
             self.cache = self.cache.part(start, start + length)
@@ -70,11 +68,11 @@ class NgramRuntime(Runtime):
         rows = zip(ids, self.network.logits_of_draft(ids), strict=True)
         return np.stack([self._after_step(token, row) for token, row in rows])
 
-    def recompute(self, tokens: int) -> None:
+    def shift(self, ids: Sequence[int]) -> range:
         """See `Runtime`. The n-gram cache keeps the whole text."""
-        self.network.rewind()
-        self._ahead = tokens
-        self._start = len(self.cache) - tokens
+        removed = self.network.shift(ids)
+        self._start += len(removed)
+        return removed
 
     def prefill(self, ids: Sequence[int]) -> Array:
         logits = self.network.prefill(ids)
@@ -120,10 +118,8 @@ class NgramRuntime(Runtime):
         return self.network.expert_weights()
 
     def _extend(self, ids: Sequence[int]) -> None:
-        known = min(self._ahead, len(ids))
-        for token in ids[known:]:
-            self.cache.append(token, counts=not known)
-        self._ahead -= known
+        for token in ids:
+            self.cache.append(token)
 
     def _extend_and_mix(self, ids: Sequence[int], logits: Array) -> Array:
         """Add tokens [T] to the cache; return the logits [T, V] of the mixture, given the network's."""

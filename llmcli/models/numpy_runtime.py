@@ -91,6 +91,8 @@ class ActivationRecorder:
 class NumpyRuntime(KVCacheRuntime):
     """A checkpoint ready to run in numpy."""
 
+    has_adjacent_pairs = True  # see _Layer
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.config)
         config = self.config

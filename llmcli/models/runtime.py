@@ -23,6 +23,7 @@ WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]
 # called between evaluations of a model; may raise an exception, such as when the result is no longer needed
 Check = Callable[[], None]
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
+ATTENTION_SINKS = 4  # first tokens that stay in a full context
 LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 
 
@@ -85,11 +86,13 @@ class Runtime(ABC):
         `undo_step` removes."""
         return self.logits(ids)
 
-    def recompute(self, tokens: int) -> None:
-        """Empty the KV cache, before the last `tokens` tokens of the text are processed again."""
-        self.rewind()
-
     # ----
+
+    @abstractmethod
+    def shift(self, ids: Sequence[int]) -> range:
+        """Make space in a full cache, which holds the last tokens of `ids` (a context shift). Returns the
+        positions of the removed tokens: `removed_by_shift`, or the older half of the cache if the model has
+        learned positions, because the rest must then be processed again."""
 
     @abstractmethod
     def score(self, ids: Ints, /) -> Scores:
@@ -126,6 +129,29 @@ class Runtime(ABC):
         raise LLMError(
             "expert weights are only available on the CPU; run the model without `quantize` and `device`"
         )
+
+
+def removed_by_shift(length: int) -> range:
+    """Return the positions to remove from a cache of `length` tokens: its oldest eighth, except the first
+    tokens. A model directs much of its attention to these and predicts badly without them (attention sinks:
+    Xiao et al. 2023, arXiv:2309.17453, section 3).
+
+    >>> removed_by_shift(512), removed_by_shift(8), removed_by_shift(1)
+    (range(4, 68), range(2, 3), range(0, 1))
+    """
+    first = min(ATTENTION_SINKS, length // 4)
+    return range(first, first + max(1, length // 8))
+
+
+def read_newer_half(runtime: Runtime, ids: Sequence[int]) -> range:
+    """Process the newer half of the tokens in a cache again, the last of `ids`; return the positions of the
+    others."""
+    removed = range(runtime.length - runtime.length // 2)
+    kept = ids[len(ids) - runtime.length // 2 :]
+    runtime.rewind()
+    if kept:
+        runtime.read(kept)
+    return removed
 
 
 def padded_batches(

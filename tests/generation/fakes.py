@@ -3,6 +3,7 @@
 import numpy as np
 
 from llmcli.data.tokenizers.vocabulary import Vocabulary
+from llmcli.models.runtime import removed_by_shift
 
 MAX_EVALUATIONS = 2000  # more than that count as an endless loop
 
@@ -54,8 +55,10 @@ class FakeRuntime:
     def undo_step(self, length):
         self.rewind(length)
 
-    def recompute(self, tokens):
-        self.rewind()
+    def shift(self, ids):
+        removed = removed_by_shift(self.length)
+        del self.cached[removed.start : removed.stop]
+        return removed
 
     def _process(self, ids):
         assert len(ids) > 0

@@ -219,7 +219,7 @@ def test_the_end_of_a_long_prompt_is_used():
         assert model.seen == [expected], (context, prompt, expected)
 
 
-def test_the_newer_half_of_a_full_context_is_kept():
+def test_the_oldest_tokens_leave_a_full_context_except_the_first():
     model = alphabetical(6)
     pieces = list(generate(model, LETTERS, "1234", SamplingConfig(temperature=0.0, max_tokens=7)))
     assert joined(pieces) == "efghiab"
@@ -227,19 +227,21 @@ def test_the_newer_half_of_a_full_context_is_kept():
         [1, 2, 3, 4],
         [1, 2, 3, 4, 5],
         [1, 2, 3, 4, 5, 6],
-        [5, 6, 7],
-        [5, 6, 7, 8],
-        [5, 6, 7, 8, 9],
-        [5, 6, 7, 8, 9, 1],
+        [1, 3, 4, 5, 6, 7],
+        [1, 4, 5, 6, 7, 8],
+        [1, 5, 6, 7, 8, 9],
+        [1, 6, 7, 8, 9, 1],
     ]
 
 
-def test_a_beginning_of_text_token_stays_in_front_of_the_newer_half():
+def test_a_beginning_of_text_token_stays_at_the_beginning():
     letters, model = Digits(*(bytes([c]) for c in b"abcdefghi")), alphabetical(6)
     letters.bos_ids = [9]
     pieces = list(generate(model, letters, "3456712", SamplingConfig(temperature=0.0, max_tokens=5)))
     assert joined(pieces) == "cdefg"
-    assert model.seen == [[9, 5, 6, 7, 1, 2], [9, 2, 3], [9, 2, 3, 4], [9, 2, 3, 4, 5], [9, 2, 3, 4, 5, 6]]
+    assert model.seen == [
+        [9, *rest] for rest in ([5, 6, 7, 1, 2], [6, 7, 1, 2, 3], [7, 1, 2, 3, 4], [1, 2, 3, 4, 5], [2, 3, 4, 5, 6])
+    ]
 
 
 # ---- prompts

@@ -19,7 +19,7 @@ from llmcli.generation.engine.requests import (
     Started,
     Token,
 )
-from llmcli.generation.generator import ChosenToken, GeneratedText, Piece, next_input, step_with_draft
+from llmcli.generation.generator import ChosenToken, GeneratedText, Piece, step_with_draft
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Prompt, last_tokens, read_prompt
 from llmcli.models.logits import log_softmax
@@ -67,6 +67,7 @@ class GeneratedSequence:
         # tokens to process before the next one can be chosen
         self._pending: Sequence[int] = prompt.split(context, tokenizer.bos_ids)[0]
         self._cached_ids: list[int] = []  # the tokens in the cache
+        self._is_shifted = False  # whether the cache depends on tokens that it no longer holds
         self._is_started = False
         self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
 
@@ -188,8 +189,8 @@ class GeneratedSequence:
         return self.text.ids[-1]
 
     def prefix(self) -> Prefix | None:
-        """Return the cache with its tokens, or None."""
-        if self.runtime is None:
+        """Return the cache with its tokens, or None if nothing can continue it."""
+        if self.runtime is None or self._is_shifted:
             return None
         ids = np.array(self._cached_ids[: self.runtime.length], np.int64)
         return Prefix(self.request.model, self.runtime, ids, self.runtime.cache_bytes)
@@ -234,15 +235,11 @@ class GeneratedSequence:
         )
 
     def _prepare(self) -> None:
-        """Prepare the next step, or the newer half of a full context."""
-        keep, new = next_input(
-            self.text.ids, self.live_runtime.length, self._context, self._tokenizer.bos_ids
-        )
-        self.waits_for_step = keep > 0
-        if not keep:
-            self.live_runtime.recompute(len(new) - 1)
-            self._cached_ids = []
-            self._pending = new
+        """Prepare the next step, for which a full context needs space."""
+        if self.live_runtime.length == self._context:
+            self.live_runtime.shift(self.text.ids[:-1])
+            self._is_shifted = True
+        self.waits_for_step = True
 
     # ---- events
 

@@ -12,7 +12,16 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.runtime import Array, Ints, Runtime, Scores, check_context, check_input
+from llmcli.models.runtime import (
+    Array,
+    Ints,
+    Runtime,
+    Scores,
+    check_context,
+    check_input,
+    read_newer_half,
+    removed_by_shift,
+)
 from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
@@ -53,6 +62,15 @@ class TorchRuntime(Runtime):
     def rewind(self, length: int = 0) -> None:
         for cache in self._caches:
             cache.rewind(length)
+
+    @torch.inference_mode()
+    def shift(self, ids: Sequence[int]) -> range:
+        if self._model.config.architecture.learned_positions:
+            return read_newer_half(self, ids)
+        removed = removed_by_shift(self.length)
+        for layer, cache in zip(self._model.model.layers, self._caches, strict=True):
+            layer.self_attn.remove(cache, removed, self._model.cos, self._model.sin)
+        return removed
 
     def prefill(self, ids: Sequence[int]) -> Array:
         return self._process(ids, slice(-1, None))[0]

@@ -113,6 +113,17 @@ class Attention(nn.Module):
             y = self._attention_with_cache(q, k, v, cache)
         return self.o_proj(y.reshape(B, T, self.H * self.D))
 
+    def remove(self, cache: LayerKVCache, positions: range, cos: Tensor, sin: Tensor) -> None:
+        """Remove the tokens at some positions from the cache; the keys of the tokens after them are rotated
+        to their new positions."""
+        keys, values = (
+            (tensor[:, :, : positions.start], tensor[:, :, positions.stop :]) for tensor in cache.tensors
+        )
+        if self.is_rotary:
+            angle = self.kind, len(positions)
+            keys = keys[0], rotate(keys[1], cos[angle], -sin[angle])
+        cache.tensors = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+
     def fold(self, dtype: torch.dtype, gain: Tensor | None) -> None:
         fold(dtype, gain, self.q_proj, self.k_proj, self.v_proj)
         fold(dtype, None, self.o_proj)

@@ -29,9 +29,10 @@ async function* generate(runtime, vocabulary, prompt, settings, check, count, en
       if (n === 0) { // prefill: process the prompt
         const last = lastTokens(ids, context, bos_ids);
         logits = runtime.read(last.slice(runtime.begin(last, prompt.written)));
-      } else if (runtime.ids.length < context) { // step: process the token that was chosen last
+      } else { // step: process the token that was chosen last
+        if (runtime.ids.length === context) runtime.shift();
         logits = runtime.read(ids.slice(-1), { counts: false });
-      } else logits = runtime.readHalf(lastTokens(ids, Math.max(1, Math.floor(context / 2)), bos_ids));
+      }
       const allowed = vocabulary.maskLogits(logits, vocabulary.stateAfterTokens(ids));
       id = draw(samplingProbabilities(allowed, settings));
       added = vocabulary.tokens[id];

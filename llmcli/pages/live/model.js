@@ -113,6 +113,20 @@ class Model {
     this.length = Math.min(length, this.length);
   }
 
+  // Makes space in a full KV cache: the oldest tokens go, except the first few (a context shift). The keys of the others are
+  // rotated to their new positions. Returns [position, number] of the tokens that go.
+  shift() {
+    const first = Math.min(4, Math.floor(this.length / 4)), count = Math.max(1, Math.floor(this.length / 8));
+    this.layers.forEach((layer, index) => {
+      layer.keys.splice(first, count);
+      layer.values.splice(first, count);
+      const rotations = this.rotations(index, -count);
+      layer.keys.slice(first).forEach((key) => this.normAndRotate(key, null, rotations));
+    });
+    this.length -= count;
+    return [first, count];
+  }
+
   // Switches layers and heads off, and all others on. The KV cache is emptied: it depends on them.
   switchOff(names) {
     this.without = new Set(names);
@@ -151,9 +165,7 @@ class Model {
   // Causal attention. H / G query heads share each key-value head.
   attention(layer, index, x) {
     const { num_attention_heads: H, num_key_value_heads: G, head_dim: D } = this.config, position = this.length;
-    const hasPositions = this.config.no_rope_layers?.[index] !== 0; // some layers of SmolLM3 have none
-    const frequencies = hasPositions ? this.config.rope_frequencies : [];
-    const rotations = frequencies.map((frequency) => [Math.cos(position * frequency), Math.sin(position * frequency)]);
+    const rotations = this.rotations(index, position);
     const q = multiply(layer.q, x), k = multiply(layer.k, x), v = multiply(layer.v, x);
     this.normAndRotate(q, layer.qNorm, rotations);
     this.normAndRotate(k, layer.kNorm, rotations);
@@ -178,6 +190,13 @@ class Model {
     }
     this.activations.outputs[index] = y;
     return multiply(layer.o, y);
+  }
+
+  // [cos, sin] of the rotary angles at a position.
+  rotations(index, position) {
+    const hasPositions = this.config.no_rope_layers?.[index] !== 0; // some layers of SmolLM3 have none
+    const frequencies = hasPositions ? this.config.rope_frequencies : [];
+    return frequencies.map((frequency) => [Math.cos(position * frequency), Math.sin(position * frequency)]);
   }
 
   // For each head: RMSNorm, if the model has one for queries and keys, then rotary positions (arXiv:2104.09864), which

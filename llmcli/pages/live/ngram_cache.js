@@ -71,12 +71,14 @@ class Runtime {
     this.newCache = (ids) => orders && new NgramCache(orders, ids);
     this.cache = this.newCache();
     this.ids = []; // in the KV cache
+    this.isShifted = false; // whether the KV cache also depends on other tokens
     this.context = model.config.max_position_embeddings;
   }
 
   rewind(length = 0) {
     const isWhole = this.cache?.ids.length === this.ids.length; // otherwise it holds more than the context
     this.ids.length = Math.min(length, this.ids.length);
+    this.isShifted = false;
     this.model.rewind(length);
     if (isWhole) this.cache.rewind(length);
     else if (this.cache) this.cache = this.newCache(this.ids);
@@ -85,6 +87,7 @@ class Runtime {
   // Keeps the tokens with which `ids` begins, but not all of `ids`. Returns how many.
   reuse(ids) {
     let same = 0;
+    if (this.isShifted) this.rewind();
     while (same < ids.length - 1 && same < this.ids.length && ids[same] === this.ids[same]) same++;
     this.rewind(same);
     return same;
@@ -108,11 +111,14 @@ class Runtime {
     return every ? rows : rows.at(-1);
   }
 
-  // The context is full: processes its newer half again. The n-gram cache keeps the whole text.
-  readHalf(half) {
-    this.model.rewind();
-    this.ids = half.slice(0, -1);
-    for (const token of this.ids) this.model.step(token, false);
-    return this.read(half.slice(-1), { counts: false });
+  // Makes space in a full context; the n-gram cache keeps the whole text. Learned positions cannot change: the newer half of
+  // the context is processed again.
+  shift() {
+    if (this.model.positions) {
+      this.ids = this.ids.slice(Math.ceil(this.ids.length / 2));
+      this.model.rewind();
+      for (const token of this.ids) this.model.step(token, false);
+    } else this.ids.splice(...this.model.shift());
+    this.isShifted = true;
   }
 }

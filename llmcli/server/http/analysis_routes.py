@@ -10,7 +10,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts
-from llmcli.generation.generator import next_input
+from llmcli.generation.token_healing import last_tokens
 from llmcli.generation.next_words import next_tokens, next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Check, Runtime
@@ -205,15 +205,14 @@ def _expert_weights(
     runtime: Runtime, prompt: list[int], ids: list[int], context: int, bos_ids: list[int], check: Check
 ) -> list[list[float]]:
     """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine.
-    When the context is full, its newer half is kept, as in generation."""
+    When the context is full, its oldest tokens are removed, as in generation."""
     read = list(prompt)
     rows = []
     for token in ids:
         check()
-        keep, new = next_input(read, runtime.length, context, bos_ids)
-        if not keep:
-            runtime.rewind()
-        runtime.prefill(new)
+        if runtime.length == context:
+            runtime.shift(read[:-1])
+        runtime.prefill(read[-1:] if runtime.length else last_tokens(read, context, bos_ids))
         rows.append(runtime.expert_weights()[-1])
         read.append(token)
     return [[round(float(weight), 4) for weight in row] for row in rows]
