@@ -68,8 +68,7 @@ class TorchRuntime(Runtime):
         if self._model.config.architecture.learned_positions:
             return read_newer_half(self, ids)
         removed = removed_by_shift(self.length)
-        for layer, cache in zip(self._model.model.layers, self._caches, strict=True):
-            layer.self_attn.remove(cache, removed, self._model.cos, self._model.sin)
+        self._model.remove_cached(removed, self._caches)
         return removed
 
     def prefill(self, ids: Sequence[int]) -> Array:

@@ -64,6 +64,16 @@ class LayerKVCache:
     def rewind(self, length: int = 0) -> None:
         self.tensors = tuple(tensor[:, :, :length] for tensor in self.tensors) if length else ()
 
+    def remove(self, positions: range, rotation: tuple[Tensor, Tensor] | None) -> None:
+        """Remove the tokens at some positions. The keys of the tokens after them are rotated by an angle, given
+        by its cos and sin [1, D]."""
+        keys, values = (
+            (tensor[:, :, : positions.start], tensor[:, :, positions.stop :]) for tensor in self.tensors
+        )
+        if rotation:
+            keys = keys[0], rotate(keys[1], *rotation)
+        self.tensors = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+
     def repeated(self, batch: int) -> "LayerKVCache":
         """Return a cache of `batch` texts that all begin with the tokens of this one."""
         repeated = copy(self)
@@ -112,17 +122,6 @@ class Attention(nn.Module):
         else:
             y = self._attention_with_cache(q, k, v, cache)
         return self.o_proj(y.reshape(B, T, self.H * self.D))
-
-    def remove(self, cache: LayerKVCache, positions: range, cos: Tensor, sin: Tensor) -> None:
-        """Remove the tokens at some positions from the cache; the keys of the tokens after them are rotated
-        to their new positions."""
-        keys, values = (
-            (tensor[:, :, : positions.start], tensor[:, :, positions.stop :]) for tensor in cache.tensors
-        )
-        if self.is_rotary:
-            angle = self.kind, len(positions)
-            keys = keys[0], rotate(keys[1], cos[angle], -sin[angle])
-        cache.tensors = torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
     def fold(self, dtype: torch.dtype, gain: Tensor | None) -> None:
         fold(dtype, gain, self.q_proj, self.k_proj, self.v_proj)
@@ -356,6 +355,13 @@ class LanguageModel(nn.Module):
             self._check_interruption()
             x = layer(x, cos, sin, caches[i] if caches else None)
         return normalized(x, self.model.norm)
+
+    def remove_cached(self, positions: range, caches: Sequence[LayerKVCache]) -> None:
+        """Remove the tokens at some positions, as KVCache.remove."""
+        for layer, cache in enumerate(caches):
+            angle = int(self.config.is_sliding(layer)), len(positions)
+            is_rotary = self.config.is_rotary(layer)
+            cache.remove(positions, (self.cos[angle], -self.sin[angle]) if is_rotary else None)
 
     def _check_interruption(self) -> None:
         if self.between_layers:

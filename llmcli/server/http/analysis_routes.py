@@ -10,9 +10,8 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts
-from llmcli.generation.token_healing import last_tokens
 from llmcli.generation.next_words import next_tokens, next_words
-from llmcli.generation.token_healing import Prompt
+from llmcli.generation.token_healing import Prompt, last_tokens
 from llmcli.models.runtime import Check, Runtime
 from llmcli.pages.explanation_json import comparison_json, explanation_json
 from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody, conversation
