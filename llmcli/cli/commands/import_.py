@@ -113,7 +113,7 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
             )
     name = atomic_io.name_of(Path(source).resolve())
     record = adapters.merged_record(base, name, header) | {"adapter": atomic_io.name_of(adapter)}
-    return replace(base, tensors=merged, record=record, dtypes={})
+    return replace(base, tensors=merged, record=record, dtypes={}, quantization=None)
 
 
 def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":

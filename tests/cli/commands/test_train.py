@@ -225,15 +225,19 @@ def test_the_plan_says_where_the_tokenizer_is_from(llm: Llm, tiny_model: Path) -
 @pytest.mark.slow
 def test_adapters_alone_are_merged_by_the_command_in_the_note(llm: Llm, tiny_model: Path) -> None:
     model = loading.load(tiny_model)
-    model.dtypes = dict.fromkeys(model.config.tensor_shapes(), "BF16")
-    checkpoint.save("half.safetensors", model)
-    same = ("train", "c.txt", "--steps", 1, "--from")
-    alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
+    model.quantization = "int8"
+    checkpoint.save("int8.safetensors", model)
+    same = ("train", "c.txt", "--steps", 1, "--from", "int8.safetensors", "--lora", 2)
+    alone = llm(*same, "--adapter-only", "-o", "c.safetensors")
     assert "Try it" not in alone.stderr  # adapters alone cannot answer
     assert "Undertrained: 1 step" in alone.stderr and "plateaued" not in alone.stderr
     typed = alone.stderr.split("To use the adapters, merge them into the base model: llm ")[1].split("\n")[0]
-    assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
-    assert llm(*typed.split()).exit_code == 0
+    assert typed == "import int8.safetensors --adapter c.safetensors -o merged.safetensors"
+    assert llm(*typed.split()).exit_code == llm(*same, "-o", "whole.safetensors").exit_code == 0
+    merged, whole = loading.load("merged.safetensors"), loading.load("whole.safetensors")
+    assert merged.stored == whole.stored
+    for name, tensor in whole.tensors.items():
+        assert np.array_equal(merged.tensors[name], tensor)
 
 
 def test_renaming_is_announced_only_where_a_run_begins(llm: Llm, tiny_model: Path) -> None:
