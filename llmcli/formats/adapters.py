@@ -190,7 +190,9 @@ def _read_config(header: Header) -> _Config:
     text = header.metadata.get(PEFT_CONFIG)
     beside = header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
-        raise LLMError(f"{header.path} has no {PEFT_CONFIG} in its metadata or next to it")
+        missing = f"has no {PEFT_CONFIG} in its metadata or next to it"
+        is_model = "is a model, not adapters; llm train --lora 8 --adapter-only writes adapters"
+        raise LLMError(f"{header.path} {is_model if header.is_ours else missing}")
     label = f"its {PEFT_CONFIG}"
     with prefixed(header.path):
         document = parse_document(read_text(beside) if text is None else text, label)

@@ -64,6 +64,8 @@ def test_the_model_of_a_run_is_its_base_with_its_adapters(trained: tuple[Path, P
 def test_adapters_are_neither_a_model_nor_for_a_model_of_another_shape(trained: tuple[Path, Path], llm) -> None:
     result = llm("generate", "The", "-m", trained[1])
     assert result.exit_code == 1 and "llm import MODEL --adapter" in result.stderr
+    swapped = llm("import", trained[0], "--adapter", trained[0], "-o", "m.safetensors")
+    assert swapped.exit_code == 1 and "merged.safetensors is a model, not adapters" in swapped.stderr
     assert "LoRA adapters made by llmcli" in llm("inspect", trained[1]).stdout
     with pytest.raises(LLMError, match=r"it was trained on model\.safetensors"):
         adapters.merged_tensors(random_checkpoint(CONFIG), safetensors_header.read_header(trained[1]))
@@ -134,6 +136,10 @@ def test_a_directory_for_adapters_is_made_only_when_a_file_is_written(tiny_model
     kept = llm(*same, "-o", "there")
     assert kept.exit_code == 1 and "there/adapter_config.json exists and does not begin like" in kept.stderr
     assert Path("there/adapter_config.json").read_text() == Path("file").read_text() == "mine"
+    Path("hf").mkdir()
+    Path("hf/config.json").write_text("{}")
+    for output in ("hf", "hf/adapter_model.safetensors"):
+        assert "hf holds a model (config.json)" in llm(*same, "-o", output, "--dry-run").stderr
 
 
 @pytest.mark.slow

@@ -183,11 +183,16 @@ def _is_own_model(path: Path) -> bool:
 def _adapter_file(path: Path) -> Path:
     """Return the file for adapters: `path` if it ends in .safetensors, otherwise PEFT's file in a directory
     `path`."""
-    if path.suffix.lower() == ".safetensors" and not path.is_dir():
-        return path
-    if path.exists() and not path.is_dir():
+    is_file = path.suffix.lower() == ".safetensors" and not path.is_dir()
+    if path.exists() and not path.is_dir() and not is_file:
         raise LLMError(f"{path} is a file; give a name that ends in .safetensors, or a directory for PEFT")
-    return path / adapters.PEFT_FILE
+    file = path if is_file else path / adapters.PEFT_FILE
+    if file.name == adapters.PEFT_FILE and file.with_name("config.json").exists():
+        raise LLMError(
+            f"{file.parent} holds a model (config.json), which {PEFT_CONFIG} beside it would make unusable; "
+            "choose another directory with `output`"
+        )
+    return file
 
 
 @contextmanager
