@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import string
 import struct
 import zipfile
@@ -276,7 +277,7 @@ def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:
         Path("out", added).unlink()
 
 
-def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
+def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = llm("export", "model.safetensors", "out", "--to", "handover")
     assert "does not record its training text; name it: --corpus FILE" in answer.stderr
     Path("own.txt").write_text("A text of this user, and one more sentence.\n" * 50)
@@ -287,6 +288,11 @@ def test_models_without_a_record_need_a_corpus(tiny_model: Path, llm) -> None:
     steps = yaml.safe_load(Path("out/nemo_automodel.yaml").read_text("utf-8"))["step_scheduler"]
     read = steps["max_steps"] * steps["global_batch_size"] * 32
     assert f"{steps['max_steps']} steps read the text about {read / tokens:,.0f} times" in readme
+    assert f"max_steps={steps['max_steps']}," in Path("out/trl_sft.py").read_text("utf-8")
+    typed = re.search("`llm (eval .+)`", readme)[1].replace("trained.safetensors", "../model.safetensors").split()
+    monkeypatch.chdir("out")
+    assert llm(*typed).exit_code == 0
+    monkeypatch.chdir("..")
     missing = llm("export", "model.safetensors", "no/out", "--to", "handover", "--corpus", "own.txt")
     assert "there is no directory no; make it first: mkdir -p no" in missing.stderr
     assert llm("export", "model.safetensors", "m", "--to", "hf", "--size", "1b").exit_code == 2
