@@ -47,8 +47,9 @@ def read_header(directory: Path) -> Header:
     """Read the header of the model in a directory. Its config.json is completed with the end-of-text tokens
     from other files, and with tie_word_embeddings. Raises LLMError if something is missing or damaged."""
     if not (directory / "config.json").exists():
-        others = [str(model) for model in model_files(directory)[:3]]
-        hint = f"name one of its files: {', '.join(others)}" if others else "a Hugging Face directory has one"
+        inside = [*model_files(directory), *(path.parent for path in sorted(directory.glob("*/config.json")))]
+        others = [str(model) for model in inside[:3]]
+        hint = f"name a model in it: {', '.join(others)}" if others else "a Hugging Face directory has one"
         raise LLMError(f"{directory} is not a model: it has no config.json; {hint}")
     if not (directory / "tokenizer.json").exists():
         raise LLMError(f"{directory} has no tokenizer.json; save its fast tokenizer with transformers")
@@ -62,12 +63,14 @@ def read_header(directory: Path) -> Header:
     tensors = _merge_tensors(directory, headers)
     model_type = config.get("model_type")
     problem = ""
+    if scheme := headers[0].metadata.get("quantization"):
+        problem = f"its weights are quantized as {scheme}, which is only read as a file: {headers[0].path}"
     try:
         tensors = conversion.convert_tensors(config, tensors)
         config = conversion.convert_config(config)
         check_architecture(config)
     except LLMError as error:
-        problem = str(error)
+        problem = problem or str(error)
     if config.get("model_type") != model_type:
         origin["architecture"] = model_type
     config["tie_word_embeddings"] = tied = _is_tied(config, tensors)

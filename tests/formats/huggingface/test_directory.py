@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,14 @@ def test_a_base_model_is_supported_if_its_embeddings_are_tied(directory: Path, l
         loading.load(directory)
     shown = llm("inspect", directory)
     assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout
+
+
+def test_weights_that_are_quantized_are_read_as_a_file(directory: Path, tiny_model: Path) -> None:
+    checkpoint.save(directory / "model.safetensors", replace(loading.load(tiny_model), quantization="int8"))
+    with pytest.raises(LLMError, match=r"quantized as int8, which is only read as a file: .*there/model.safetensors$"):
+        loading.load(directory)
+    with pytest.raises(LLMError, match=r"has no config\.json; name a model in it: .*there$"):
+        hf_directory.read_header(directory.parent)
 
 
 def test_an_eos_token_that_only_the_tokenizer_config_names(directory: Path) -> None:
@@ -314,5 +323,5 @@ def test_a_name_without_its_suffix_is_completed_in_the_error() -> None:
 def test_a_directory_of_models_names_them(tmp_path: Path) -> None:
     for name in ("b.safetensors", "a.gguf", "x.resume.safetensors"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(LLMError, match=r"has no config\.json; name one of its files: .*a\.gguf, .*b\.safetensors$"):
+    with pytest.raises(LLMError, match=r"has no config\.json; name a model in it: .*a\.gguf, .*b\.safetensors$"):
         hf_directory.read_header(tmp_path)
