@@ -65,7 +65,7 @@ class Output:
                 except BaseException:
                     shutil.rmtree(directory, ignore_errors=True)
                     raise
-                self.on_warning(f"{problem}; saved the model as {directory / self.path.name} instead")
+                self.on_warning(f"saved the model as {directory / self.path.name} instead: {problem}")
                 return directory / self.path.name
         advice = ""
         if is_resume_file(self.resume_path):
