@@ -111,7 +111,9 @@ def _quality(run: _FinishedRun, baselines: Sequence[Baseline]) -> str:
     if (figures := Figures.of_record(record)) is None:
         why = record.not_evaluated or "it would have taken too long"
         none = f"No {run.data} {was} held out, so the loss on unseen {run.data} is unknown."
-        unmeasured = f"The held-out {what} {was} not evaluated at the end ({why}): run llm eval."
+        unmeasured = (
+            f"The held-out {what} {was} not evaluated at the end ({why}): llm eval TEXT -m MODEL"
+        )
         return unmeasured if held_out.bytes else none
     measured = record.held_out_measured or EvaluatedData()
     source = "; ".join(filter(None, (held_out.from_, known_text(held_out.known_share))))
@@ -189,14 +191,16 @@ def _advice(run: _FinishedRun, command: str | None, minutes: int) -> str:
     memorization = _memorization(run.record)
     validation = run.curve.validation
     search = run.record.epoch_search  # a first run, which may have found that more epochs do not help
-    # without validation, a model that memorizes lowers its training loss
-    if _still_improving(run) and (validation or not (memorization or (search and search.confirmed))):
+    is_improving = _still_improving(run)
+    # without validation, a lower training loss may be memorization, unless a first run improved up to its end
+    epochs_would_help = search is not None and not search.confirmed and not memorization
+    if is_improving and (validation or epochs_would_help):
         if run.limit_share < NEAR_THE_LIMIT:
             return f"Still improving at the end; more time would help{longer}"
         more = f": {command} --epochs {math.ceil(2 * run.epochs)}" if command else "."
         limit = f"after {units.epochs(run.epochs)}, the limit for this much data"
         return f"Still improving {limit}; more epochs would help{more}"
-    if memorization:
+    if memorization or (is_improving and search is None):
         return memorization
     loss = run.curve.label if validation else "training"
     training = run.curve.training[-1]

@@ -81,11 +81,11 @@ def test_the_held_out_text_that_was_measured_is_described() -> None:
         ({"held_out": {"bytes": 5000, "known_share": 0.09}}, MEASURED),
         (
             {"bits_per_byte": None, "held_out_measured": None},
-            "The held-out text was not evaluated at the end (it would have taken too long): run llm eval.",
+            "The held-out text was not evaluated at the end (it would have taken too long): llm eval TEXT -m MODEL",
         ),
         (
             {"bits_per_byte": None, "held_out_measured": None, "not_evaluated": "out of memory"},
-            "The held-out text was not evaluated at the end (out of memory): run llm eval.",
+            "The held-out text was not evaluated at the end (out of memory): llm eval TEXT -m MODEL",
         ),
     ):
         assert summarize(record(**changes))[0] == expected
@@ -260,8 +260,8 @@ def test_memorization_is_measured_against_held_out_text() -> None:
 
 def test_without_held_out_text_memorization_is_not_taken_for_improvement() -> None:
     bare = {"step": [25, 50, 75, 100], "loss": [4.0, 3.0, 2.0, 1.0], "eval_step": [], "eval_bits_per_byte": []}
-    run = record(curve=bare, bits_per_byte=None)
-    assert summarize(run)[1].startswith("Still improving")
+    run = record(curve=bare, bits_per_byte=None, held_out={"bytes": 0})
+    assert summarize(run) == ["No text was held out, so the loss on unseen text is unknown."]
     sentences = summarize(run | {"memorised": {"share": 0.6, "held_out_share": None}})
     assert len(sentences) == 2 and sentences[1].startswith("Memorization: 60%")
 
