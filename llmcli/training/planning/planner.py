@@ -283,6 +283,7 @@ class _Planner:
         advice = f"give `seconds` {units.duration(math.ceil(needed)).replace(' ', '')} or more"
         if left < planned:
             return f"reading and planning take most of {units.duration(seconds)}; {advice}"
-        fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
+        of_all = f"of {enough_steps} steps"
+        fitting = f"less than one {of_all} fits" if steps < 1 else f"only about {steps:.0f} {of_all} fit"
         smaller = "`context`" if self.task.base else "`context`, `width` or `layers`"
         return f"{fitting} in {units.duration(seconds)}; {advice}, or a smaller {smaller}"

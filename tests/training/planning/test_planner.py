@@ -32,7 +32,7 @@ def test_lora_on_few_conversations_takes_thirty_steps_or_says_that_it_does_not()
     """36 pairs of 57 tokens, one to a row of 64. A tenth of the time is for generating text, and a step takes 1.4 times
     as long as its batch."""
     pairs = ConversationSize((57,) * 36, 36 * 150)
-    for speed, rows, warning in ((2000.0, 9, ""), (60.0, 1, ""), (25.0, 1, "only about 27 steps fit in 2m; ")):
+    for speed, rows, warning in ((2000.0, 9, ""), (60.0, 1, ""), (25.0, 1, "only about 27 of 30 steps fit in 2m; ")):
         result = plan(
             PlanRequest(seconds=120, lora=8), base=LONG_BASE, train_tokens=0,
             conversations=pairs, machine=Machine(lambda *_, speed=speed: speed),
@@ -43,8 +43,8 @@ def test_lora_on_few_conversations_takes_thirty_steps_or_says_that_it_does_not()
 
 def test_a_time_budget_for_fewer_steps_gives_a_warning() -> None:
     for speed, warning in (
-        (10.0, "only about 2 steps fit in 2m; give `seconds` 28m27s or more, or a smaller `context`"),
-        (1.0, "less than one step fits in 2m; give `seconds` 4h44m27s or more, or a smaller `context`"),
+        (10.0, "only about 2 of 30 steps fit in 2m; give `seconds` 28m27s or more, or a smaller `context`"),
+        (1.0, "less than one of 30 steps fits in 2m; give `seconds` 4h44m27s or more, or a smaller `context`"),
     ):
         result = plan(PlanRequest(seconds=120), base=LONG_BASE, machine=Machine(lambda *_, speed=speed: speed))
         assert result.warning == warning
