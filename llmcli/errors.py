@@ -54,6 +54,16 @@ def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> st
     return subprocess.list2cmdline(words)
 
 
+def as_argument(path: object) -> str:
+    """Return a path as an argument of a command, where a name that begins with - would be an option.
+
+    >>> as_argument("-food.txt")
+    './-food.txt'
+    """
+    name = str(path)
+    return f"./{name}" if name.startswith("-") and name != "-" else name
+
+
 def _quoted(word: str) -> str:
     """Quote a word for bash and zsh, with escapes for the bytes of a file name that is not UTF-8.
 

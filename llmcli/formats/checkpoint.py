@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.config import QUANTIZATIONS, ModelConfig, Shape
-from llmcli.errors import DAMAGED, LLMError, command_line, prefixed
+from llmcli.errors import DAMAGED, LLMError, as_argument, command_line, prefixed
 from llmcli.formats import quantization
 from llmcli.formats.header import Header
 from llmcli.formats.huggingface.config import dump_config, parse_config
@@ -269,7 +269,7 @@ def check_hash(header: Header, names: Iterable[str]) -> None:
     )
     cause = "is damaged, or it was changed" if as_written else "was changed by another program"
     output = f"{header.path.stem}-imported.safetensors"
-    command = command_line(["llm", "import", str(header.path), "-o", output])
+    command = command_line(["llm", "import", as_argument(header.path), "-o", output])
     raise LLMError(
         f"{header.path} "
         f"{cause} after it was written: its content does not match the sha256 in its metadata"

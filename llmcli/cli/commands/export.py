@@ -9,7 +9,7 @@ from llmcli import units
 from llmcli.cli.options import ResultOptions, argument, flag, model_path, one_of, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
-from llmcli.errors import LLMError, command_line, usage
+from llmcli.errors import LLMError, as_argument, command_line, usage
 from llmcli.evaluation.figures import Figures
 from llmcli.formats import atomic_io
 
@@ -307,10 +307,9 @@ def _write_modelfile(model: "Checkpoint", gguf: Path, force: bool) -> None:
         text = modelfile(gguf.name, model.config.max_position_embeddings, template)
         atomic_io.remove_stale(path)
         atomic_io.write(path, text.encode("utf-8", "surrogateescape"))  # the name may not be UTF-8
-    # a name that begins with - would be an option
-    name = gguf.stem.lstrip("-") or "model"
-    file = f"./{path}" if str(path).startswith("-") else str(path)
-    console.note(f"for Ollama: {command_line(['ollama', 'create', name, '-f', file])}")
+    name = gguf.stem.lstrip("-") or "model"  # a name that begins with - would be an option
+    command = ["ollama", "create", name, "-f", as_argument(path)]
+    console.note(f"for Ollama: {command_line(command)}")
 
 
 def _export_quantized(model: "Checkpoint", output: Path, kind: str, options: _Options) -> None:

@@ -35,7 +35,15 @@ from llmcli.config import (
     TrainConfig,
     cpu_cores,
 )
-from llmcli.errors import INTERRUPTED, LLMError, command_line, require_server, require_torch, usage
+from llmcli.errors import (
+    INTERRUPTED,
+    LLMError,
+    as_argument,
+    command_line,
+    require_server,
+    require_torch,
+    usage,
+)
 from llmcli.signals import on_stop_requests, stop_requests
 from llmcli.training.distributed.processes import BEGAN, Processes
 
@@ -523,7 +531,7 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
         merge = [
             "llm",
             "import",
-            str(inputs.base_path),
+            as_argument(inputs.base_path),
             "--adapter",
             str(result.file),
             "-o",
@@ -570,7 +578,7 @@ def _command_without_budget(options: _Options, saved: Path, planned: Path) -> st
 
 def _command(options: _Options, omitted: Container[str], *added: str) -> str:
     """Return the typed command without the `omitted` options and with the words `added`."""
-    words = ["llm", "train", *options.corpus]
+    words = ["llm", "train", *map(as_argument, options.corpus)]
     for param in options.params:
         name = str(param.name)
         if name in omitted or not options.typed(name):
