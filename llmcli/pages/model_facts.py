@@ -139,7 +139,8 @@ def _run_rows(record: TrainingRecord) -> Rows:
         kept = "student" if student_was_kept(record) else "teacher"
         models = f"teacher until step {first:,} (validation loss {bits}), then student; kept: the {kept}"
         rows.append(("distillation", models))
-    rows.append(("best weights", f"step {record.best_step:,}"))
+    if "best_step" in record.document:  # a browser keeps the last weights
+        rows.append(("best weights", f"step {record.best_step:,}"))
     if validation := record.validation:
         size = f"{validation.tokens:,} tokens of the training text"
         if validation.conversations is not None:

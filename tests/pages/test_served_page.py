@@ -329,7 +329,7 @@ def test_a_class_joins_with_the_code_or_the_qr_code(browser: "Browser", folder: 
         typing.goto(served.url)
         typing.wait_for_selector("#key:not([hidden])")
         code, link = re.findall(r"class code (\w+), or open (\S+)", served.log)[0]  # printed after the address
-        assert typing.inner_text("#key").strip() == "クラスコード"
+        assert typing.inner_text("#key label").strip() == "クラスコード"
         assert "入力してください" in typing.inner_text("#problem")
         full_width = "".join(chr(ord(character) + 0xFEE0) for character in code.lower())
         for typed, opens in (("CCCCCC", False), (f"{full_width[:3]} {full_width[3:]}", True)):

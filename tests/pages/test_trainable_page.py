@@ -76,7 +76,7 @@ def plan(page: "Page", text: str, kind: str = "char") -> None:
     """Paste a text, and wait for its plan."""
     page.select_option("#train-kind", kind)
     page.fill("#train-text", text)
-    page.locator("#train-plan", has_text="Plan: ").wait_for()
+    page.locator("#train-plan", has_text="Proposed plan: ").wait_for()
 
 
 def train(page: "Page", seconds: int) -> None:
@@ -168,11 +168,17 @@ def test_a_session(opened: Any, open_html: Any, blank: "Page", tmp_path: Path) -
 
 
 @browser_test
-def test_the_tabs_of_a_model_stay_until_there_is_a_new_one(open_html: Any, tiny_model: Path) -> None:
-    page = open_html(page_of(tiny_model, trainable=True))
+def test_the_tabs_of_a_model_stay_until_there_is_a_new_one(open_html: Any, words_model: Path) -> None:
+    page = open_html(page_of(words_model, trainable=True))
     page.fill("#text", "I like to")
     wait_until_shown(page)
     before = bars(page)
+    page.set_viewport_size({"width": 400, "height": 800})
+    for _ in range(2):
+        page.click("#tab-record")
+        assert page.get_attribute("#curve svg", "viewBox").split()[2] == "376"
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
     page.click("#tab-train")
     plan(page, TEXT)
     page.click("#tab-write")
@@ -184,6 +190,7 @@ def test_the_tabs_of_a_model_stay_until_there_is_a_new_one(open_html: Any, tiny_
     page.click("#tab-write")
     wait_until_shown(page)
     assert page.input_value("#text") == "I like to" and bars(page) != before
+    assert page.inner_text("#title") == page.title() == "I like to"
 
 
 @browser_test
@@ -224,6 +231,8 @@ def test_errors_are_one_line_and_the_text_stays(opened: Any) -> None:
         page.set_input_files("#train-file", {"name": "x", "mimeType": "", "buffer": data})
         page.locator(problem, has_text=message).wait_for()
         assert page.input_value("#train-text") == TEXT
+        page.locator("#train-plan", has_text="Proposed plan: ").wait_for()
+        assert page.is_visible(problem)
     data = ("私は毎朝リンゴを食べます。\n" * 30).encode("shift_jis")
     page.set_input_files("#train-file", {"name": "朝.txt", "mimeType": "", "buffer": data})
     page.locator("#train-plan", has_text="朝.txt").wait_for()

@@ -24,6 +24,7 @@ from llmcli.formats import loading
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.pages.live_page import MODEL_SCRIPTS
+from llmcli.pages.model_facts import record_rows
 from llmcli.pages.template import joined
 from llmcli.pages.training_data import TRAINING_SCRIPTS, training_data
 from tests.data.corpora import read_corpus
@@ -300,6 +301,8 @@ def test_sha256(worker: "Page") -> None:
         ("euc-kr", "나는 매일 아침 사과를 먹습니다.\n"),
         ("gb18030", "我每天早上吃苹果。小猫在垫子上睡觉。\n"),
         ("windows-1251", "Я ем яблоко каждое утро.\n"),
+        ("shift_jis", "私は毎朝リンゴを食べます。\n\x1a"),
+        ("utf-8", "1\x01\t2\x1a"),
         ("windows-1252", "Ich esse jeden Morgen Äpfel; très bien, señor.\n"),
     ],
 )
@@ -359,6 +362,7 @@ def test_the_saved_file(worker: "Page", tmp_path: Path, kind: str, text: str) ->
     progress = [one["progress"] for one in answer["answers"] if "progress" in one]
     record, held_out = model.record, data[len(data) - round(0.1 * len(data)) :].decode("utf-8", "ignore")
     assert record.corpus[0].name == "story.txt" and record.corpus[0].bytes == len(data)
+    assert "best weights" not in dict(record_rows(record))
     assert record.corpus[0].sha256 == answer["answers"][0]["facts"]["sha256"]
     assert record.corpus[0].held_out == len(held_out.encode())
     assert record.steps == 60 == progress[-1]["step"] and record.verdict == ("Trained in a browser, for 60 steps.",)

@@ -254,6 +254,7 @@ function openTab(tab) {
   }
   byId(tab.id === "tab-chat" ? "chat-settings" : "write-settings").append(byId("settings"));
   byId(`${tab.getAttribute("aria-controls")}-text`)?.append(byId("text-field"));
+  byId(`${tab.getAttribute("aria-controls")}-curve`)?.append(byId("curve"));
   byId("text").scrollTop = byId("text").scrollHeight;
   if (tab.id === "tab-compare") byId("other").value ||= state.text; // to change a word of it
   refresh();

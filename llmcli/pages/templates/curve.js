@@ -4,9 +4,9 @@
 // lower values are drawn at its bottom.
 const LOG_RANGE = 10_000;
 
-// Round values from low to high, evenly spaced on a logarithmic scale.
+// Round values from low to high, evenly spaced; over more than a power of ten, on a logarithmic scale.
 function roundValues(low, high) {
-  if (high < 3 * low) {
+  if (high < 10 * low) {
     const power = 10 ** Math.floor(Math.log10((high - low) / 2)), step = power * [1, 2, 5, 10].find((factor) => (high - low) / (power * factor) < 6);
     return Array.from({ length: 7 }, (_, i) => (Math.ceil(low / step) + i) * step).filter((value) => value <= high);
   }

@@ -29,7 +29,8 @@ function decodeText(bytes) {
     })?.[0];
   }
   const text = encoding ? decode(encoding) : null;
-  if (text === null || /[\0-\x08\x0e-\x1a]/.test(text)) throw new Problem("textUnreadable");
+  const isBinary = encoding === "utf-8" ? /\0/ : /[\0-\x08\x0e-\x19]/; // Ctrl-Z ends files of DOS
+  if (text === null || isBinary.test(text)) throw new Problem("textUnreadable");
   return { text, encoding };
 }
 

@@ -61,7 +61,7 @@ function modelFile({ network, corpus, curve, step, seconds, share, validation, t
     seen_bytes: corpus.data.seen_bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(""),
     versions: { llmcli: version },
     train: { steps: step, seconds, context: config.max_position_embeddings, recipe: "muon", device: "browser", dtype: "float32" },
-    steps: step, best_step: step, epochs: (step * recipe.batch_tokens) / tokens, interrupted: share < 1,
+    steps: step, epochs: (step * recipe.batch_tokens) / tokens, interrupted: share < 1,
     ...(validation === null ? {} : { bits_per_byte: validation, held_out_measured: heldOut }),
     clock: { seconds, tokens_per_second: Math.round(tokensPerSecond) },
     curve: { step: curve.steps, loss: curve.training.map((bits) => bits * bitsToNats), eval_step: curve.validation_steps, eval_bits_per_byte: curve.validation },

@@ -6,7 +6,7 @@ const toUtf8 = (text) => new TextEncoder().encode(text);
 const MAX_PROBE_POINTS = 24; // of more, every second one is kept
 let source = null; // of the text: {bytes, name} of a file or an example; null if it was typed
 let draft = null; // for the next training: {trainer, next, facts, shapes, ...}; without facts while the text `next` is read
-let run = null; // {trainer, name, phase, progress, model, opened, probe}; the other tabs show the model `opened`
+let run = null; // {trainer, title, phase, progress, model, opened, probe}; the other tabs show the model `opened`
 let typing = 0; // timer
 let isSaved = true, isPredicting = false;
 const train = (name) => byId(`train-${name}`);
@@ -44,6 +44,7 @@ const typedName = (text) => `${[...(text.slice(0, 200).match(/[\p{L}\p{M}\p{N}]+
 // Has a text read, and its training planned.
 async function prepare(next = source) {
   const typed = train("text").value, bytes = next?.bytes ?? toUtf8(typed), name = next?.name ?? typedName(typed);
+  const hadPlan = Boolean(draft?.facts);
   clearTimeout(typing);
   endReading();
   showProblem("");
@@ -52,13 +53,13 @@ async function prepare(next = source) {
   showTraining();
   const body = { bytes: bytes.slice().buffer, name, kind: train("kind").value, training: data.training };
   await answersTo("prepare", body, (answer) => {
-    if (answer.error) return endReading();
+    if (answer.error) endReading();
+    if (answer.error && hadPlan && next !== source) prepare(); // of the text that stays
     if (!answer.facts) return;
     Object.assign(own, answer);
     if (next) [source, train("text").value] = [next, new TextDecoder(own.facts.encoding).decode(bytes)];
     train("size").max = own.shapes.length - 1;
-    const plan = { size: own.planned, seconds: own.seconds };
-    for (const [name, value] of Object.entries(plan)) {
+    for (const [name, value] of Object.entries({ size: own.planned, seconds: own.seconds })) {
       if (!train(name).dataset.isChosen) train(name).value = value;
     }
     showTraining();
@@ -83,8 +84,8 @@ async function start() {
   if (!draft?.trainer || !draft.facts) await prepare(); // again, or at once after a keystroke
   if (!draft?.trainer || !draft.facts) return;
   run?.trainer.terminate();
-  const { trainer, facts: { name }, shapes } = draft, probe = { prompt: "", points: [] };
-  const own = run = { trainer, name, phase: "isTraining", progress: null, model: null, opened: null, probe };
+  const { trainer, facts, shapes } = draft, title = facts.name.replace(/\.[^.]*$/, ""), probe = { prompt: "", points: [] };
+  const own = run = { trainer, title, phase: "isTraining", progress: null, model: null, opened: null, probe };
   draft.trainer = null;
   isSaved = false;
   showProblem("");
@@ -151,12 +152,11 @@ function openNewest() {
 
 // Shows the open model here: the chart, what follows the prompt, and a sample.
 function showOpened() {
-  const isRecord = openTabName() === "record";
-  byId(isRecord ? "curve-section" : "train-curve").append(byId("curve"));
   if (!run?.opened || !isHere()) return;
+  byId("title").textContent = document.title = run.title;
   byId("summary").textContent = say("trainedSummary", data);
   data.record.probe = probeOf(run);
-  if (isRecord) showRecord();
+  if (openTabName() === "record") showRecord();
   else showLosses(data.record.curve);
   if (!isPredicting) predict(); // else the next model waits: its request would end the one before
 }
@@ -238,7 +238,7 @@ const jsonForScript = (value) => JSON.stringify(value).replace(/[<>&\u2028\u2029
 
 // Saves this page as it was opened, with the newest model inside.
 function savePage() {
-  const page = pristine.cloneNode(true), title = run.name.replace(/\.[^.]*$/, "");
+  const page = pristine.cloneNode(true), { title } = run;
   page.querySelector("#data").textContent = jsonForScript({ ...newestFacts(), training: data.training });
   page.querySelector("#weights").textContent = base64(run.model.weights);
   for (const node of page.querySelectorAll("title, #title")) node.textContent = title;
