@@ -74,10 +74,15 @@ def test_two_tabs_follow_the_run_and_show_its_end(browser: "Browser", watch: Wat
     english.wait_for_selector("#probe-bars li")
     assert bars(english)[0] == ["·c", "100.0%"]
     assert messages == []
+    japanese.close()
+    watch.state = json.dumps(STATE | {"samples": [[20, " dog"]]}).encode()
     watch.stop()
-    english.wait_for_selector("#lost:not([hidden])")
-    for page in pages:
-        page.close()
+    english.locator("#phase", has_text="There is no connection to the run").wait_for()
+    assert english.inner_text("#samples") == "step 20 The dog"
+    assert english.inner_text("#figures") == "" and english.is_hidden("#model")
+    assert english.evaluate("roundValues(1.48, 4.53)") == [2, 3, 4]
+    assert english.evaluate("roundValues(0.5, 100)") == [0.5, 1, 2, 5, 10, 20, 50, 100]
+    english.close()
 
 
 @browser_test

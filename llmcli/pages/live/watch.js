@@ -24,7 +24,6 @@ async function poll() {
   try {
     const answer = await fetch("/state", { cache: "no-store", headers: authorization() });
     const error = await refusalOf(answer), code = error?.code, text = error ? shown : await answer.text();
-    byId("lost").hidden = true;
     if (!error) showProblem("");
     else if (!isAsking || code !== "class_code_missing") { // what was wrong with the code that was sent stays
       showProblem(say(isRefusal(code) ? code : "serverSays", { error: code }));
@@ -34,7 +33,10 @@ async function poll() {
       showState();
     }
   } catch {
-    byId("lost").hidden = false;
+    if (shown) {
+      [shown, state] = ["", { ...state, phase: state.phase === "saved" ? "saved" : "lost", model: false }];
+      showState();
+    }
   }
   setTimeout(poll, INTERVAL);
 }

@@ -3,7 +3,9 @@
 It is independent of training: the run passes texts to the server, and never waits for it.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -19,6 +21,7 @@ from llmcli.server.http.guard import Guard
 from llmcli.server.http.listening import Server, bind, urls
 
 HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+OPEN_SECONDS = 2.0  # a page that asked for the state within this time is open: it asks every second
 ENDING_SECONDS = 0.5  # time for answers in progress at the end; their thread is a daemon
 
 
@@ -30,6 +33,8 @@ class WatchServer:
         """Start serving. Raises LLMError."""
         self._page = page
         self.state = b"{}"
+        self._shown = self.state
+        self._asked = -math.inf  # time of the last request for the state
         self._model: tuple[str, Callable[[], bytes]] | None = None
         self._made: bytes | None = None
         self._making = threading.Lock()
@@ -52,7 +57,10 @@ class WatchServer:
         self._model = name, make
 
     def stop(self) -> None:
-        """Stop serving; immediately, unless the page of the model is being built."""
+        """Stop serving, once an open page has the last state, and the page of the model is built if it was
+        requested."""
+        while self._shown is not self.state and time.monotonic() < self._asked + OPEN_SECONDS:
+            time.sleep(0.05)
         self._server.stop()
         with self._making:
             self._model = None
@@ -64,7 +72,8 @@ class WatchServer:
         return HTMLResponse(self._page, headers=HEADERS | policy)
 
     async def _show_state(self, _: Request) -> Response:
-        return Response(self.state, media_type="application/json", headers=HEADERS)
+        self._shown, self._asked = self.state, time.monotonic()
+        return Response(self._shown, media_type="application/json", headers=HEADERS)
 
     def _show_model(self, request: Request) -> Response:
         with self._making:
