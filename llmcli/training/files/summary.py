@@ -111,9 +111,7 @@ def _quality(run: _FinishedRun, baselines: Sequence[Baseline]) -> str:
     if (figures := Figures.of_record(record)) is None:
         why = record.not_evaluated or "it would have taken too long"
         none = f"No {run.data} {was} held out, so the loss on unseen {run.data} is unknown."
-        unmeasured = (
-            f"The held-out {what} {was} not evaluated at the end ({why}): llm eval TEXT -m MODEL"
-        )
+        unmeasured = f"The held-out {what} {was} not evaluated at the end ({why}): llm eval TEXT -m MODEL"
         return unmeasured if held_out.bytes else none
     measured = record.held_out_measured or EvaluatedData()
     source = "; ".join(filter(None, (held_out.from_, known_text(held_out.known_share))))
