@@ -63,15 +63,15 @@ class _Member:
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
 
-    def shift(self, ids: list[int]) -> range:
+    def remove(self, positions: range, ids: list[int]) -> None:
+        """Remove tokens of the text `ids`, which is processed to its end before."""
         if self.runtime.length < len(ids):
             self.process(ids, len(ids))
-        removed = self.runtime.shift(ids)
-        del self.evidence[removed.start + 1 : removed.stop + 1]
+        self.runtime.remove(positions)
+        del self.evidence[positions.start + 1 : positions.stop + 1]
         if self._last:
             length, probabilities = self._last
-            self._last = length - len(removed), probabilities
-        return removed
+            self._last = length - len(positions), probabilities
 
     def rewind(self, length: int) -> None:
         self.runtime.rewind(min(length, self.runtime.length))
@@ -86,6 +86,7 @@ class EnsembleRuntime(Runtime):
         super().__init__(
             runtimes[0].context, parameters, sum(runtime.cache_bytes_per_token for runtime in runtimes)
         )
+        self.can_shift = all(runtime.can_shift for runtime in runtimes)
         self._members = [_Member(runtime) for runtime in runtimes]
         self._ids: list[int] = []
 
@@ -117,11 +118,10 @@ class EnsembleRuntime(Runtime):
             for member in self._members:
                 member.rewind(length)
 
-    def shift(self, ids: Sequence[int]) -> range:
+    def remove(self, positions: range) -> None:
         for member in self._members:
-            removed = member.shift(self._ids)
-        del self._ids[removed.start : removed.stop]
-        return removed
+            member.remove(positions, self._ids)
+        del self._ids[positions.start : positions.stop]
 
     def expert_weights(self) -> Array:
         return self.recent_weights(1)

@@ -17,15 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import (
-    Array,
-    Doubles,
-    Ints,
-    Runtime,
-    check_input,
-    read_newer_half,
-    removed_by_shift,
-)
+from llmcli.models.runtime import Array, Doubles, Ints, Runtime, check_input
 
 MIN_CAPACITY = 64  # tokens
 MIN_SLOT_BYTES = 4 << 20  # pages are allocated lazily, whereas growing copies the whole cache
@@ -180,6 +172,7 @@ class KVCacheRuntime(Runtime):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
         self.config = config
+        self.can_shift = not config.architecture.learned_positions
         self.cache = KVCache(config)
         self._slots = KVSlots(config)  # shared by all forks
 
@@ -199,19 +192,15 @@ class KVCacheRuntime(Runtime):
         forked.cache = self.cache.fork(length)
         return forked
 
-    def shift(self, ids: Sequence[int]) -> range:
+    def remove(self, positions: range) -> None:
         config = self.config
-        if config.architecture.learned_positions:
-            return read_newer_half(self, ids)
-        removed = removed_by_shift(self.length)
         angles = [
-            len(removed) * np.array(config.rope_frequencies(config.is_sliding(layer)))
+            len(positions) * np.array(config.rope_frequencies(config.is_sliding(layer)))
             if config.is_rotary(layer)
             else None
             for layer in range(config.num_hidden_layers)
         ]
-        self.cache.remove(removed, angles, self.has_adjacent_pairs)
-        return removed
+        self.cache.remove(positions, angles, self.has_adjacent_pairs)
 
     @staticmethod
     def step_batch(runtimes: "Sequence[KVCacheRuntime]", tokens: Sequence[int]) -> Array:

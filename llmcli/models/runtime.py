@@ -37,6 +37,7 @@ class Runtime(ABC):
     are none."""
 
     draft_tokens = 0  # number of further tokens that take little time when a token is processed
+    can_shift = True  # whether tokens in the cache can move; not if their positions are learned (GPT-2)
 
     def __init__(self, context: int, parameters: int, cache_bytes_per_token: int) -> None:
         self.context = context  # the maximum number of tokens in a sequence
@@ -88,11 +89,24 @@ class Runtime(ABC):
 
     # ----
 
-    @abstractmethod
     def shift(self, ids: Sequence[int]) -> range:
-        """Make space in a full cache, which holds the last tokens of `ids` (a context shift). Returns the
-        positions of the removed tokens: `removed_by_shift`, or the older half of the cache if the model has
-        learned positions, because the rest must then be processed again."""
+        """Make space in a full cache, whose newest tokens are the last of `ids`: a context shift. Returns the
+        positions of the removed tokens. If tokens cannot move, the older half is removed and the newer half
+        processed again."""
+        if self.can_shift:
+            removed = removed_by_shift(self.length)
+            self.remove(removed)
+            return removed
+        half = self.length // 2
+        removed = range(self.length - half)
+        self.rewind()
+        if half:
+            self.read(ids[-half:])
+        return removed
+
+    def remove(self, positions: range) -> None:
+        """Remove the tokens at some positions; those after them move to earlier positions."""
+        raise NotImplementedError
 
     @abstractmethod
     def score(self, ids: Ints, /) -> Scores:
@@ -141,17 +155,6 @@ def removed_by_shift(length: int) -> range:
     """
     first = min(ATTENTION_SINKS, length // 4)
     return range(first, first + max(1, length // 8))
-
-
-def read_newer_half(runtime: Runtime, ids: Sequence[int]) -> range:
-    """Process the newer half of the tokens in a cache again, the last of `ids`; return the positions of the
-    others."""
-    removed = range(runtime.length - runtime.length // 2)
-    kept = ids[len(ids) - runtime.length // 2 :]
-    runtime.rewind()
-    if kept:
-        runtime.read(kept)
-    return removed
 
 
 def padded_batches(

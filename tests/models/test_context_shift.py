@@ -94,3 +94,11 @@ def test_an_ensemble_of_equal_models_predicts_as_one_of_them() -> None:
     assert together == kept
     relative = logits - log_probabilities
     np.testing.assert_allclose(relative, relative[0], **ENOUGH)
+
+
+def test_an_ensemble_with_learned_positions_processes_its_newer_half_again() -> None:
+    models = [random_checkpoint(config) for name, config in SHAPES.items() if name.startswith(("grouped", "gpt2"))]
+    ensemble = EnsembleRuntime([NumpyRuntime(model) for model in models])
+    kept, log_probabilities = shift_twice(ensemble)
+    ensemble.rewind()
+    np.testing.assert_allclose(ensemble.prefill(kept), log_probabilities, **ENOUGH)

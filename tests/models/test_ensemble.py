@@ -25,6 +25,7 @@ class DomainModel:
     """A model of one third of the vocabulary, whose tokens are nine times as likely as the others."""
 
     parameters = cache_bytes_per_token = 1
+    can_shift = True
 
     def __init__(self, third: int) -> None:
         self.context = 100

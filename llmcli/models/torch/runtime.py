@@ -12,16 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.runtime import (
-    Array,
-    Ints,
-    Runtime,
-    Scores,
-    check_context,
-    check_input,
-    read_newer_half,
-    removed_by_shift,
-)
+from llmcli.models.runtime import Array, Ints, Runtime, Scores, check_context, check_input
 from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
@@ -39,6 +30,7 @@ class TorchRuntime(Runtime):
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         config = checkpoint.config
         super().__init__(config.max_position_embeddings, config.parameters, config.cache_bytes_per_token)
+        self.can_shift = not config.architecture.learned_positions
         self._model = LanguageModel(config).to(device).eval()
         self._model.load_arrays(checkpoint.tensors)  # one by one: the CPU never holds all weights
         self._model.fold_gains()  # layer by layer: the device holds two copies of one layer at most
@@ -64,12 +56,8 @@ class TorchRuntime(Runtime):
             cache.rewind(length)
 
     @torch.inference_mode()
-    def shift(self, ids: Sequence[int]) -> range:
-        if self._model.config.architecture.learned_positions:
-            return read_newer_half(self, ids)
-        removed = removed_by_shift(self.length)
-        self._model.remove_cached(removed, self._caches)
-        return removed
+    def remove(self, positions: range) -> None:
+        self._model.remove_cached(positions, self._caches)
 
     def prefill(self, ids: Sequence[int]) -> Array:
         return self._process(ids, slice(-1, None))[0]
