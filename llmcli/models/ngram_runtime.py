@@ -29,7 +29,7 @@ class NgramRuntime(Runtime):
         self.weights = weights
         self.cache = cache or NgramCache(weights)
         self.draft_tokens = network.draft_tokens
-        self._start = 0  # position in the n-gram cache of the first token in the KV cache
+        self._removed = 0  # number of tokens that a full KV cache has removed; the n-gram cache keeps them
 
     @property
     def length(self) -> int:
@@ -42,15 +42,15 @@ class NgramRuntime(Runtime):
 
     def fork(self, length: int = 0) -> "NgramRuntime":
         return type(self)(
-            self.network.fork(length), self.weights, self.cache.part(self._start, self._start + length)
+            self.network.fork(length), self.weights, self.cache.part(self._removed, self._removed + length)
         )
 
     def rewind(self, length: int = 0) -> None:
-        start = self._start
-        self._start = 0
+        removed = self._removed
+        self._removed = 0
         self.network.rewind(length)
-        if start:
-            self.cache = self.cache.part(start, start + length)
+        if removed:
+            self.cache = self.cache.part(removed, removed + length)
         else:
             self.cache.rewind(length)
 
@@ -62,7 +62,7 @@ class NgramRuntime(Runtime):
     def undo_step(self, length: int) -> None:
         """See `Runtime`. This does not change which tokens count in the n-gram cache."""
         self.network.rewind(length)
-        self.cache.drop(self._start + length)
+        self.cache.drop(self._removed + length)
 
     def logits_of_draft(self, ids: Sequence[int]) -> Array:
         rows = zip(ids, self.network.logits_of_draft(ids), strict=True)
@@ -71,7 +71,7 @@ class NgramRuntime(Runtime):
     def shift(self, ids: Sequence[int]) -> range:
         """See `Runtime`. The n-gram cache keeps the whole text."""
         removed = self.network.shift(ids)
-        self._start += len(removed)
+        self._removed += len(removed)
         return removed
 
     def prefill(self, ids: Sequence[int]) -> Array:

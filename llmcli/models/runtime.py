@@ -87,8 +87,6 @@ class Runtime(ABC):
         `undo_step` removes."""
         return self.logits(ids)
 
-    # ----
-
     def shift(self, ids: Sequence[int]) -> range:
         """Make space in a full cache, whose newest tokens are the last of `ids`: a context shift. Returns the
         positions of the removed tokens. If tokens cannot move, the older half is removed and the newer half
@@ -103,6 +101,8 @@ class Runtime(ABC):
         if half:
             self.read(ids[-half:])
         return removed
+
+    # ----
 
     def remove(self, positions: range) -> None:
         """Remove the tokens at some positions; those after them move to earlier positions."""

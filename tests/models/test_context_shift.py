@@ -74,8 +74,8 @@ def test_the_first_tokens_and_the_newest_stay() -> None:
 
 def test_texts_that_are_processed_together() -> None:
     """Also when the shifted cache is in a slot."""
-    alone, first, second = (NumpyRuntime(random_checkpoint(SHAPES["grouped"])) for _ in range(3))
-    second = first.fork()
+    alone = NumpyRuntime(random_checkpoint(SHAPES["grouped"]))
+    first, second = alone.fork(), alone.fork()
     for done, token in enumerate(IDS):
         for runtime in (alone, first):
             if runtime.length == runtime.context:

@@ -568,8 +568,8 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
 
 
 def _command_without_budget(options: _Options, saved: Path, planned: Path) -> str:
-    """Return the command that trains again and replaces the file `saved`; the caller adds a new budget. `saved`
-    differs from `planned` if another process wrote a file there during the run."""
+    """Return the command that trains again and replaces the file `saved`; the caller adds a new budget.
+    `saved` differs from `planned` if another process wrote a file there during the run."""
     omitted = (*OMITTED, *BUDGETS)
     if saved == planned:
         return _command(options, omitted, "--force")

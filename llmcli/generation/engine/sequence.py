@@ -68,7 +68,6 @@ class GeneratedSequence:
         self._pending: Sequence[int] = prompt.split(context, tokenizer.bos_ids)[0]
         self._cached_ids: list[int] = []  # the tokens in the cache
         self._is_shifted = False  # whether the cache depends on tokens that it no longer holds
-        self._is_started = False
         self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
 
     def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
@@ -88,7 +87,7 @@ class GeneratedSequence:
         """Process a chunk of the tokens before the next token; after the last chunk, choose the next
         token."""
         is_last = len(self._pending) <= PREFILL_CHUNK
-        scores_prompt = self.request.prompt_logprobs and not self._is_started
+        scores_prompt = self.request.prompt_logprobs
         max_tokens = self.request.sampling.max_tokens
         if not max_tokens and not scores_prompt:
             self._start()
@@ -98,7 +97,7 @@ class GeneratedSequence:
             self._score_choice()
             return
         prompt = self.request.prompt
-        if is_last and (prompt.tail or prompt.in_word) and not self._is_started:
+        if is_last and (prompt.tail or prompt.in_word):
             self._read_end(prompt)
             return
         chunk = self._pending[:PREFILL_CHUNK]
@@ -257,14 +256,12 @@ class GeneratedSequence:
         self.waits_for_step = False
 
     def _start(self, ids: Sequence[int] | None = None) -> None:
-        if not self._is_started:
-            self._is_started = True
-            before = tuple(self.text.ids if ids is None else ids)
-            space = self._context
-            if self._scored and not self.request.stop_ids:  # continuations
-                space = prompt_space(space, max(scored.tokens for scored in self._scored))
-            prompt_tokens = min(len(self.request.prompt.ids), space)
-            self._send(Started(prompt_tokens, self._shared, tuple(self._prompt), before))
+        before = tuple(self.text.ids if ids is None else ids)
+        space = self._context
+        if self._scored and not self.request.stop_ids:  # continuations
+            space = prompt_space(space, max(scored.tokens for scored in self._scored))
+        prompt_tokens = min(len(self.request.prompt.ids), space)
+        self._send(Started(prompt_tokens, self._shared, tuple(self._prompt), before))
 
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:

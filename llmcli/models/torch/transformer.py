@@ -65,8 +65,8 @@ class LayerKVCache:
         self.tensors = tuple(tensor[:, :, :length] for tensor in self.tensors) if length else ()
 
     def remove(self, positions: range, rotation: tuple[Tensor, Tensor] | None) -> None:
-        """Remove the tokens at some positions. The keys of the tokens after them are rotated by an angle, given
-        by its cos and sin [1, D]."""
+        """Remove the tokens at some positions. The keys of the tokens after them are rotated by an angle,
+        given by its cos and sin [1, D]."""
         keys, values = (
             (tensor[:, :, : positions.start], tensor[:, :, positions.stop :]) for tensor in self.tensors
         )
