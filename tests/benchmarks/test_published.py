@@ -16,7 +16,7 @@ from tests.benchmarks.measure import Measurement
 from tests.benchmarks.results import Environment
 from tests.benchmarks.texts import SHAKESPEARE, TEXTS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATHS = {path for paths in results.SOURCES.values() for path in paths}
 HERE = Environment(
     "1234567",

@@ -28,7 +28,7 @@ from tests.benchmarks.step_model import Step, bytes_sent, matrix_groups, muon_fl
 from tests.platforms import in_full, linux
 from tests.test_documents import blocks
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE, CLUSTER = ROOT / "docs" / "scaling.md", ROOT / "examples" / "cluster"
 SCRIPTS = ("two_machines.sh", "slurm.sbatch")
 FILES = (*SCRIPTS, "skypilot.yaml", "kubernetes.yaml")
