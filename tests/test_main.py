@@ -32,8 +32,8 @@ runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize(
     ("place", "number"),
     [
-        *((("cb", count), signal.SIGINT) for count in ("50", "250")),
         *(((name, "1"), signal.SIGINT) for name in ("__set_name__", "exec_module", "get_command")),
+        (("cb", "50"), signal.SIGINT),
         *(((name, "1"), signal.SIGTERM) for name in ("cb", "__set_name__")),
     ],
 )
