@@ -83,7 +83,7 @@ PROMPTS = ["b a", " ab", "b aba", ". a b", "a ", "b.", "a ba"]
 
 @pytest.mark.slow
 def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences() -> None:
-    for case in itertools.product(range(4), PROMPTS):
+    for case in itertools.product(range(2), PROMPTS):
         seed, prompt = case
         known = Prompt.of(prompt, TABLE)  # type: ignore[arg-type]
         tail = b"".join(TOKENS[token] for token in known.tail)
