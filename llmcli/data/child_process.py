@@ -1,8 +1,8 @@
 """Child processes that handle untrusted files, templates and grammars: starting, limiting and stopping them.
 
-The parent uses `ChildProcess`; the child calls `answer_requests` or, if an answer has several frames,
-`become_child` and `end_after`. A request is a line of JSON on its stdin. The answer on its stdout consists
-of frames: a line of JSON, whose key "data" is the number of bytes that follow it.
+The parent uses `ChildProcess`; the child calls `answer_requests`. A request is a line of JSON on its stdin.
+The answer on its stdout consists of frames: a line of JSON, whose key "data" is the number of bytes that
+follow it.
 """
 
 import atexit
@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
+
+from llmcli.errors import LLMError
 
 Frame: TypeAlias = tuple[dict[str, Any], bytes]  # (header, data)
 START_SECONDS = 60.0  # time to start on a busy machine
@@ -27,16 +29,14 @@ _COMMAND = (
 )
 
 
-class NotStartedError(Exception):
-    """A child process could not be started."""
-
-
 class ChildProcess:
     """A process that runs the `main` of a module. The first request starts it, as does the next request after
     it ended; it ends with this process."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, problem: str) -> None:
+        """`problem` is the message of the error if the process does not start."""
         self._module = module
+        self._problem = problem
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -45,7 +45,7 @@ class ChildProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process unless it is running. Raises NotStartedError."""
+        """Start the process unless it is running. Raises LLMError."""
         if self.is_running:
             return
         self.stop()
@@ -58,11 +58,11 @@ class ChildProcess:
                 start_new_session=True,  # the terminal's signals must reach only the parent
             )
             atexit.register(self.stop)
-            self._answer(None, START_SECONDS)  # the frame of `become_child`
+            self._answer(None, START_SECONDS)  # the first frame of `answer_requests`
         except BaseException as error:
             self.stop()  # its first frame may be unread
             if isinstance(error, OSError | EOFError):  # a TimeoutError is an OSError
-                raise NotStartedError from error
+                raise LLMError(self._problem) from error
             raise
 
     def frames(self, request: Mapping[str, Any] | None) -> Iterator[Frame]:
@@ -86,8 +86,8 @@ class ChildProcess:
             raise EOFError from error
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Return the answer to a request, which is a single header. Raises NotStartedError, TimeoutError, or
-        EOFError if the process ended."""
+        """Return the answer to a request, which is a single header. Raises LLMError if the process does not
+        start, TimeoutError, or EOFError if it ended."""
         with self._lock:
             self.start()
             return self._answer(request, seconds)
@@ -129,35 +129,32 @@ class ChildProcess:
 
 # ---- in the child
 
+WriteFrame: TypeAlias = Callable[..., None]  # writes a frame: (header, data)
 
-def become_child(memory: int) -> IO[bytes]:
-    """Limit the memory of this process to `memory` bytes, if the system can, and return the file for answers.
-    Discards the output of libraries, and leaves Ctrl-C to the parent."""
+
+def answer_requests(answer: Callable[[Any, WriteFrame], Mapping[str, Any]], memory: int) -> None:
+    """Answer requests, using at most `memory` bytes if the system can limit them. `answer` returns the header
+    of the last frame, and may write frames before it. Discards the output of libraries, and leaves Ctrl-C to
+    the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    answers = os.fdopen(os.dup(1), "wb")
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-    write_frame(answers, {})
-    return answers
+    with os.fdopen(os.dup(1), "wb") as answers, contextlib.suppress(BrokenPipeError):
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
 
+        def write(header: Mapping[str, Any], data: bytes = b"") -> None:
+            answers.write(json.dumps(header).encode("ascii") + b"\n" + data)
+            answers.flush()
 
-def write_frame(answers: IO[bytes], header: Mapping[str, Any], data: bytes = b"") -> None:
-    answers.write(json.dumps(header).encode("ascii") + b"\n" + data)
-    answers.flush()
-
-
-def answer_requests(answer: Callable[[Any], Mapping[str, Any]], memory: int) -> None:
-    """Answer requests that have an answer of one frame, using at most `memory` bytes."""
-    with become_child(memory) as answers:
+        write({})
         for line in sys.stdin.buffer:
             end_after(_ORPHAN_SECONDS)
-            result = answer(json.loads(line))
+            last = answer(json.loads(line), write)
             end_after(0)
-            write_frame(answers, result)
+            write(last)
 
 
 def end_after(seconds: float) -> float:

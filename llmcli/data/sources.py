@@ -2,21 +2,23 @@
 the texts and conversations that a Python program passes."""
 
 import contextlib
+import itertools
 import json
 import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, TypeAlias
+from typing import Any
 
 from llmcli import units
 from llmcli.data.conversations.messages import Conversation, normalized
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.conversations.turns import named_speakers
-from llmcli.data.documents.reader import Content, DocumentReader, PendingFile, needs_child
+from llmcli.data.documents.reader import Content, DocumentReader, ReadFile, needs_child
 from llmcli.data.files import MARKUP, ConversationFile, read_records
 from llmcli.data.regular_file import reading_error
 from llmcli.data.text import file_types
@@ -26,6 +28,7 @@ from llmcli.data.text.dataset_directory import HELD_OUT, TRAINING, archive_split
 from llmcli.data.text.decoding import (
     BLOCK_BYTES,
     Document,
+    FileContent,
     OnRead,
     OpenFile,
     Stored,
@@ -47,8 +50,6 @@ _AUTOMATIC = ReadOptions()
 # kind of a text in memory; name of conversations in memory
 _IN_MEMORY = "in memory"
 _CONVERSATIONS = "conversations in memory"
-# contents, and (name, reason in one line) of each file that is not read
-_Read: TypeAlias = tuple[list[Content], list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -364,50 +365,60 @@ def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: 
 
 def _read_files(
     files: Sequence[FoundFile], reading: ReadOptions, *, text_only: bool = False, on_read: OnRead = ignore
-) -> _Read:
+) -> tuple[list[Content], list[tuple[str, str]]]:
     """Read files in order; child processes read those that are not plain text. Skips unreadable files in
-    directories and archives, and unreadable documents if there are several."""
+    directories and archives, and unreadable documents if there are several. Returns (contents, (name, reason
+    in one line) of each file that is not read)."""
     contents: list[Content] = []
     unreadable: list[tuple[str, str]] = []
     copy = TextCopy()
-    begun: list[PendingFile | _Read] = []
+    begun: list[Future[ReadFile] | ReadFile] = []
 
-    def read_or_submit(file: FoundFile) -> PendingFile | _Read:
+    def read_or_submit(file: FoundFile, name: str) -> Future[ReadFile] | ReadFile:
         """Read plain text; other files are read by a child process."""
-        name = display_name(file.name)
+
+        def read(content: FileContent) -> ReadFile:
+            found = read_records(
+                name, file.path, content, reading=reading, copy=copy, text_only=text_only, on_read=on_read
+            )
+            return [found], [], True
+
         if _is_stream(file):
-            stored = _stored(file, copy, on_read)
-            start = copy.read(stored.offset, file_types.START_BYTES)
-            if needs_child(file.name, start, plain=True):
-                path = stack.enter_context(_moved(copy, stored))
-                return reader.submit(file.name, path, start, plain=True)
-            return [reader.read_records(name, file.path, stored, copy=copy, on_read=on_read)], []
+            blocks = _stream(file, name, on_read)
+            first = next(blocks, b"")
+            start = first[: file_types.START_BYTES]
+            blocks = itertools.chain([first], blocks)
+            if needs_child(name, start, plain=True):
+                path = stack.enter_context(_temporary_file(blocks))
+                return reader.submit(name, path, start, plain=True)
+            stored = Stored(copy.size)
+            for block in blocks:
+                copy.append(block)
+            return read(stored)
         with OpenFile(name, file.path) as opened:
             start = opened.read(0, file_types.START_BYTES)
-            if not needs_child(file.name, start, plain=reading.plain):
-                return [reader.read_records(name, file.path, opened, copy=copy, on_read=on_read)], []
-        return reader.submit(file.name, file.path, start, plain=reading.plain)
+            if not needs_child(name, start, plain=reading.plain):
+                return read(opened)
+        return reader.submit(name, file.path, start, plain=reading.plain)
 
     with DocumentReader(reading, text_only=text_only) as reader, contextlib.ExitStack() as stack:
         for file in files:
+            name = display_name(file.name)
             try:
-                begun.append(read_or_submit(file))
+                begun.append(read_or_submit(file, name))
             except LLMError as error:
                 if file.is_required or isinstance(error, ReadingEndsError):
                     raise
-                begun.append(([], [(display_name(file.name), str(error))]))
+                begun.append(([], [(name, str(error))], True))
         for file, result in zip(files, begun, strict=True):
-            if isinstance(result, PendingFile):
-                reader.wait(result, on_read)
-                is_alone = result.is_text or len(files) == 1
-                if result.problems and not result.contents and file.is_required and is_alone:
-                    # a problem with the whole archive is more useful than the first file's
-                    of_archive = (line for name, line in result.problems if name == result.name)
-                    raise LLMError(next(of_archive, result.problems[0][1]))
-                result = result.contents, result.problems
-            unreadable += result[1]
-            splits = archive_splits([content.member for content in result[0]])
-            for content in result[0]:
+            found, problems, is_text = reader.wait(result, on_read) if isinstance(result, Future) else result
+            if problems and not found and file.is_required and (is_text or len(files) == 1):
+                # a problem with the whole archive is more useful than the first file's
+                of_archive = (line for name, line in problems if name == display_name(file.name))
+                raise LLMError(next(of_archive, problems[0][1]))
+            unreadable += problems
+            splits = archive_splits([content.member for content in found])
+            for content in found:
                 relative_name = f"{file.relative_name}/{content.member}".rstrip("/")
                 split = splits.get(content.member, file.split)
                 contents.append(replace(content, path=file.path, relative_name=relative_name, split=split))
@@ -419,33 +430,27 @@ def _is_stream(file: FoundFile) -> bool:
     return file.name == "-" or (file.name.startswith(_STREAMS) and not file.path.is_file())
 
 
-def _stored(file: FoundFile, copy: TextCopy, on_read: OnRead) -> Stored:
-    """Append the content of a stream to a copy."""
-    stored = Stored(copy.size)
-    name = display_name(file.name)
+def _stream(file: FoundFile, name: str, on_read: OnRead) -> Iterator[bytes]:
+    """Yield the content of a stream in blocks."""
+    is_input = file.name == "-"
     try:
-        with (
-            contextlib.nullcontext(sys.stdin.buffer) if file.name == "-" else open(file.path, "rb") as stream
-        ):
+        with contextlib.nullcontext(sys.stdin.buffer) if is_input else open(file.path, "rb") as stream:
             while block := stream.read(BLOCK_BYTES):
                 on_read(name, len(block))
-                copy.append(block)
+                yield block
     except OSError as error:
         raise reading_error(error, name) from error
-    return stored
 
 
 @contextlib.contextmanager
-def _moved(copy: TextCopy, stored: Stored) -> Iterator[Path]:
-    """Move stored content to a temporary file, which a child process can open."""
+def _temporary_file(blocks: Iterable[bytes]) -> Iterator[Path]:
+    """Write the content of a stream to a temporary file, which a child process can open."""
     with temporary_file_errors("standard input"):
         directory = tempfile.TemporaryDirectory(prefix="llmcli-")
     with directory as name:
         path = Path(name, "input")
         with temporary_file_errors("standard input"), open(path, "wb") as file:
-            for start in range(stored.offset, copy.size, BLOCK_BYTES):
-                file.write(copy.read(start, BLOCK_BYTES))
-        copy.truncate(stored.offset)
+            file.writelines(blocks)
         yield path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from llmcli.config import Grammar
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError, missing_extra, usage
+from llmcli.errors import missing_extra, usage
 from llmcli.models.runtime import Bools
 
 if TYPE_CHECKING:
@@ -115,7 +115,6 @@ def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -
 def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> str:
     """Convert a grammar to Lark's notation, in a child process that also tries to compile it. Raises
     LLMError."""
-    from llmcli.data.child_process import NotStartedError
     from llmcli.generation.grammar_compiler import SECONDS, worker
 
     name = NAMES[grammar.kind]
@@ -129,8 +128,6 @@ def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) ->
     }
     try:
         answer = worker.ask(request, SECONDS)
-    except NotStartedError as error:
-        raise LLMError("the process that compiles grammars did not start; try again") from error
     except (TimeoutError, EOFError) as error:
         took_long = isinstance(error, TimeoutError)
         reason = (

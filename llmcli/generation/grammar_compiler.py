@@ -33,7 +33,9 @@ MAX_LEXER_STATES = 50_000  # 1 to 2 kB each
 MAX_ITEMS = 10_000  # parser items per token, which take 0.1 s while other texts wait
 MAX_SYMBOLS = 50_000  # in all rules; llguidance supports 65,525
 
-worker = ChildProcess("llmcli.generation.grammar_compiler")  # the child process
+worker = ChildProcess(  # the child process
+    "llmcli.generation.grammar_compiler", "the process that compiles grammars did not start; try again"
+)
 _stack_size_lock = threading.Lock()
 
 
@@ -98,7 +100,7 @@ def main() -> None:
     answer_requests(_answer, MEMORY)
 
 
-def _answer(request: Mapping[str, Any]) -> dict[str, str]:
+def _answer(request: Mapping[str, Any], _: object) -> dict[str, str]:
     size, eos_id, special = request["vocabulary"]
     grammar = Grammar(request["kind"], request["text"], request["lenient"])
     try:

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from llmcli.data.child_process import ChildProcess, NotStartedError
+from llmcli.data.child_process import ChildProcess
+from llmcli.errors import LLMError
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -14,12 +15,12 @@ def request(text: str) -> dict[str, object]:
 
 
 def test_a_module_that_does_not_start_is_an_error(no_hang: None) -> None:
-    with pytest.raises(NotStartedError):
-        ChildProcess("llmcli.nothing").ask({}, 5.0)
+    with pytest.raises(LLMError, match="it did not start"):
+        ChildProcess("llmcli.nothing", "it did not start").ask({}, 5.0)
 
 
 def test_a_process_is_started_again_after_it_ended(no_hang: None) -> None:
-    child = ChildProcess("llmcli.data.conversations.template_worker")
+    child = ChildProcess("llmcli.data.conversations.template_worker", "")
     right = request("{{ 1 + 1 }}")
     endless = request("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
     assert child.ask(right, 60.0) == {"text": "2", "answers": []}
@@ -36,7 +37,7 @@ def test_an_interruption_while_it_starts_leaves_no_late_answer(no_hang: None, mo
     def interrupt(timer: threading.Timer) -> None:
         raise KeyboardInterrupt
 
-    child = ChildProcess("llmcli.data.conversations.template_worker")
+    child = ChildProcess("llmcli.data.conversations.template_worker", "")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(threading.Timer, "start", interrupt)
         child.ask(request("first"), 5.0)

@@ -6,12 +6,15 @@ The process is started for the first template and renders all later ones; it end
 from collections.abc import Mapping
 from typing import Any
 
-from llmcli.data.child_process import ChildProcess, NotStartedError
+from llmcli.data.child_process import ChildProcess
 from llmcli.data.conversations.messages import Messages, Span
 from llmcli.errors import LLMError
 
 SECONDS = 5.0  # time limit of a rendering
-_worker = ChildProcess("llmcli.data.conversations.template_worker")
+_worker = ChildProcess(
+    "llmcli.data.conversations.template_worker",
+    "the process that renders chat templates did not start; it needs jinja2: pip install jinja2",
+)
 
 
 class TemplateRefusalError(LLMError):
@@ -31,10 +34,6 @@ def render(
     }
     try:
         answer = _worker.ask(request, SECONDS)
-    except NotStartedError as error:
-        raise LLMError(
-            "the process that renders chat templates did not start; it needs jinja2: pip install jinja2"
-        ) from error
     except TimeoutError:
         raise LLMError(
             f"the model's chat template ran for over {SECONDS:g} seconds and was stopped"

@@ -34,7 +34,7 @@ def main() -> None:
     answer_requests(_answer, MEMORY)
 
 
-def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(request: Mapping[str, Any], _: object) -> dict[str, Any]:
     try:
         template = _compiled(request["template"])
         return _render(template, request["messages"], request["add_generation_prompt"], request["variables"])

@@ -9,7 +9,7 @@ are `ReadOptions`. The answer has these frames for each document or other file a
 
     {"at": POSITION, "member": MEMBER, "kind": KIND, "bytes": SIZE, "content": SIZE}
     {"data": SIZE} and the bytes, several times
-    {"end": PROBLEM, "skipped": {REASON: COUNT}}
+    {"end": PROBLEM, "skipped": {REASON: COUNT}, "data": SIZE} and the bytes
 
 MEMBER is the path in the archive. A POSITION is a list of numbers: of the member in the archive, of the
 member in a nested archive, and so on, and of the document in a collection. The data are text in UTF-8; for a
@@ -20,20 +20,18 @@ if unknown). A frame {"at": POSITION, "member": MEMBER} precedes each file in an
 
 import contextlib
 import importlib
-import io
 import itertools
-import json
 import math
-import sys
+import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from llmcli import units
-from llmcli.data.child_process import become_child, end_after, write_frame
+from llmcli.data.child_process import WriteFrame, answer_requests, end_after
 from llmcli.data.documents.compressed import content_size, decompressed
 from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.regular_file import open_regular
@@ -80,14 +78,18 @@ class _LimitError(Exception):
 
 
 def main() -> None:
-    with become_child(FileLimits.memory) as answers, contextlib.suppress(BrokenPipeError):
-        for line in sys.stdin.buffer:
-            request = json.loads(line)
-            end_after(request["limits"]["stalled_seconds"])
-            answer = _AnswerWriter(answers, request)
-            problem = answer.problem_of("", _read_path, Path(request["path"]))
-            end_after(0)
-            write_frame(answers, {"done": problem})
+    answer_requests(_answer, FileLimits.memory)
+
+
+def _answer(request: dict[str, Any], write: WriteFrame) -> dict[str, str]:
+    """Send the contents of a file, and return the last frame."""
+    try:
+        file = open_regular(Path(request["path"]))
+    except OSError as error:
+        return {"done": f"{request['name']} cannot be read: {error.strerror or error}"}
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        return {"done": _read(_AnswerWriter(write, request, size), file, "", [], size)}
 
 
 def _problem(name: str, error: Exception) -> str:
@@ -105,23 +107,22 @@ def _problem(name: str, error: Exception) -> str:
 class _AnswerWriter:
     """Writes the frames of an answer, except for documents that were read before, and enforces the limits."""
 
-    def __init__(self, file: File, request: dict[str, Any]) -> None:
-        self._file = file
+    def __init__(self, write: WriteFrame, request: dict[str, Any], file_bytes: int) -> None:
+        self._write = write
         self.limits = FileLimits(**request["limits"])
         # with "plain", text with markup is sent as it is, and tables are not read
         self.reading: dict[str, Any] = request["reading"]
         self._name = request["name"]
         self._after: Position | None = request["after"]
-        self._taken = self._begun = self._members = self._allowed_members = 0
-        self._limit = _LimitError(self._name, "")  # raised when more is taken
-        self._texts: list[str] = []
-        self._size = 0
-        self._is_skipping = False
-
-    def start(self, file_bytes: int) -> None:
-        """Begin a file of this size."""
         self._allowed_members = max(self.limits.members, file_bytes // self.limits.bytes_per_member)
+        self._taken = self._members = 0
+        self.begun = 0  # number of documents, including those that were read before
+        # name of the document that has begun, until its end; "" if it was read before
+        self.current = ""
+        self._limit = _LimitError(self._name, "")  # raised when more is taken
+        self._content = bytearray()  # to send in the next frame
         self._limit_processor_time(file_bytes)
+        end_after(self.limits.stalled_seconds)
 
     def name_of(self, member: str) -> str:
         return f"{self._name}/{member}".rstrip("/")
@@ -145,24 +146,6 @@ class _AnswerWriter:
             yield
         finally:
             self._limit = outer
-
-    def problem_of(self, member: str, read: Callable[..., None], *arguments: Any) -> str:
-        """Call `read` for a file. Returns the problem that prevented reading all of it, or "".
-        Raises _LimitError if the archive around it exceeds a limit."""
-        begun = self._begun
-        name = self.name_of(member)
-        try:
-            read(self, *arguments)
-        except BrokenPipeError:
-            raise
-        except _LimitError as error:
-            if error.name != name:
-                raise
-            is_kept = self._begun > begun
-            return error.problem + ("; the rest is skipped" if is_kept else "")
-        except Exception as error:
-            return _problem(name, error)
-        return ""
 
     def take(self, size: int) -> None:
         """Count bytes of text or unpacked content. Raises _LimitError."""
@@ -192,12 +175,12 @@ class _AnswerWriter:
     def begin(self, at: Position, member: str, kind: str, size: int, content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it, which is False if it was read
         before."""
-        self._begun += 1
-        self._is_skipping = self._is_before(at)
-        if not self._is_skipping:
+        self.begun += 1
+        self.current = "" if self._is_before(at) else self.name_of(member)
+        if self.current:
             self._limit_processor_time(size)
             self._send({"at": at, "member": member, "kind": kind, "bytes": size, "content": content})
-        return not self._is_skipping
+        return bool(self.current)
 
     def _is_before(self, at: Position) -> bool:
         """Return whether a position was handled by an earlier process: it is neither after the position in
@@ -205,34 +188,24 @@ class _AnswerWriter:
         after = self._after
         return after is not None and at <= after and (at == after or after[: len(at)] != at)
 
-    def text(self, text: str) -> None:
-        self.take(len(text))
-        if self._is_skipping:
-            return
-        self._texts.append(text)
-        self._size += len(text)
-        if self._size >= _FRAME_BYTES:
-            self._flush()
-
-    def data(self, data: bytes) -> None:
-        self.take(len(data))
-        self._send({"data": len(data)}, data)
+    def add(self, content: bytes) -> None:
+        """Send a part of the content of a document or another file."""
+        self.take(len(content))
+        if self.current:
+            self._content += content
+            if len(self._content) >= _FRAME_BYTES:
+                self._send({})
 
     def end(self, problem: str = "", skipped: SkippedParts | None = None) -> None:
-        if not self._is_skipping:
-            self._flush()
+        """End the document or other file that has begun."""
+        if self.current:
             self._send({"end": problem, "skipped": skipped or {}})
+        self.current = ""
 
-    def _flush(self) -> None:
-        if text := "".join(self._texts).replace("\0", ""):
-            data = text.encode("utf-8", "replace")  # text from JSON may have lone surrogates
-            self._send({"data": len(data)}, data)
-        self._texts = []
-        self._size = 0
-
-    def _send(self, header: dict[str, Any], data: bytes = b"") -> None:
+    def _send(self, header: dict[str, Any]) -> None:
         seconds_left = end_after(0)  # no limit while sending: the parent may be slow or suspended
-        write_frame(self._file, header, data)
+        self._write(header | {"data": len(self._content)}, self._content)
+        self._content.clear()
         end_after(seconds_left)
 
     def _limit_processor_time(self, file_bytes: int) -> None:
@@ -247,21 +220,34 @@ class _AnswerWriter:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-def _read_path(answer: _AnswerWriter, path: Path) -> None:
+def _read(answer: _AnswerWriter, file: File, member: str, at: Position, size: int) -> str:
+    """Send the text or document in a file, or the contents of an archive. Returns the problem that prevented
+    reading all of it, or "". Raises _LimitError if the archive around it exceeds a limit."""
+    begun = answer.begun
+    name = answer.name_of(member)
     try:
-        file = open_regular(path)  # closed below; errors of reading have another message
-    except OSError as error:
-        raise ExtractionError(f"cannot be read: {error.strerror or error}") from error
-    with file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        answer.start(size)
-        _read(answer, file, "", [], size)
+        _read_file(answer, file, member, at, size)
+        return ""
+    except BrokenPipeError:
+        raise
+    except _LimitError as error:
+        if answer.current not in ("", error.name):
+            answer.end(f"{answer.current} is not read: {error.problem}")
+        if error.name != name:
+            raise
+        is_kept = answer.begun > begun and not answer.current
+        problem = error.problem + ("; the rest is skipped" if is_kept else "")
+    except Exception as error:
+        problem = _problem(answer.current or name, error)
+    if not answer.current:
+        return problem
+    answer.end(problem)
+    return ""
 
 
-def _read(answer: _AnswerWriter, file: File, member: str, at: Position, size: int) -> None:
-    """Send the text or document in a file, or the contents of an archive. `member` is the path in the
-    archive around it, which can only be read forwards."""
+def _read_file(answer: _AnswerWriter, file: File, member: str, at: Position, size: int) -> None:
+    """Like `_read`, but raises the exceptions. `member` is the path in the archive around it, which can only
+    be read forwards."""
     name = answer.name_of(member)
     content = file
     unpacked = 0
@@ -285,9 +271,9 @@ def _read(answer: _AnswerWriter, file: File, member: str, at: Position, size: in
             if problem := file_types.describe_binary(name, start):
                 _refuse(answer, member, at, problem)
             elif answer.begin(at, member, "", size, unpacked):
-                with _ending(answer, name, Counter()):
-                    for block in itertools.chain([start], _blocks(content)):
-                        answer.data(block)
+                for block in itertools.chain([start], _blocks(content)):
+                    answer.add(block)
+                answer.end()
             return
         is_read_in_order = known is not file_types.ZIP and known.module in _READ_IN_ORDER
         if (program and not is_read_in_order) or (member and not program):
@@ -319,10 +305,11 @@ def _read_members(answer: _AnswerWriter, file: File, path: str, at: Position) ->
             is_empty = False
             inner = f"{path}/{member.name}".lstrip("/")
             place = [*at, number]
-            if answer.enter(place, inner):  # a problem with one file does not affect the next ones
-                arguments = member.content, inner, place, member.stored_bytes
-                if problem := answer.problem_of(inner, _read, *arguments):
-                    _send_problem(answer, inner, place, problem)
+            # a problem with one file does not affect the next ones
+            if answer.enter(place, inner) and (
+                problem := _read(answer, member.content, inner, place, member.stored_bytes)
+            ):
+                _send_problem(answer, inner, place, problem)
     if skipped:
         counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
         _send_problem(answer, path, at, f"{name} has members that cannot be read: {counts}")
@@ -344,56 +331,25 @@ def _read_document(
         _refuse(answer, member, at, file_types.describe(name, known))
         return
     else:
-        blocks = _extracted(file, skipped, known.module)
-    part: DocumentStart | None = DocumentStart("", size)
-    for number in itertools.count():
-        if part is None:
-            return
-        if number:
+        blocks = _extracted(name, file, skipped, known)
+    skipped_in_document = Counter[str]()
+    numbers = itertools.count()
+    for block in itertools.chain([DocumentStart("", size)], blocks):
+        if isinstance(block, str):
+            # NUL is not text; text from JSON may have lone surrogates
+            answer.add(block.replace("\0", "").encode("utf-8", "replace"))
+            skipped_in_document.update(skipped)
+            skipped.clear()
+            continue
+        if number := next(numbers):
+            answer.end("", +skipped_in_document)
             answer.count_member()
+            skipped_in_document.clear()
         place = [*at, number] if known.is_collection else at
-        path = f"{member}/{part.name}".strip("/")
-        is_read = answer.begin(place, path, known.kind, part.bytes)
-        if not (is_read or known.is_collection):
+        path = f"{member}/{block.name}".strip("/")
+        if not (answer.begin(place, path, known.kind, block.bytes) or known.is_collection):
             return
-        part = None
-        skipped_in_document = Counter[str]()
-        with _ending(answer, answer.name_of(path), skipped_in_document, known):
-            for block in blocks:
-                if isinstance(block, DocumentStart):
-                    part = block
-                    break
-                answer.text(block)
-                skipped_in_document.update(skipped)
-                skipped.clear()
-            else:
-                skipped_in_document.update(skipped)
-
-
-@contextlib.contextmanager
-def _ending(
-    answer: _AnswerWriter, name: str, skipped: SkippedParts, known: FileType | None = None
-) -> Iterator[None]:
-    """Send the last frame of a document: what was `skipped`, or the problem. A _LimitError of the file around
-    it is raised again."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except _LimitError as error:
-        if error.name != name:
-            answer.end(f"{name} is not read: {error.problem}")
-            raise
-        answer.end(error.problem)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        problem = str(missing_extra(f"reading {name}", package, "documents"))
-        as_text = "; or `plain` to read it as it is" if known and known.is_text else ""
-        answer.end(problem + as_text)
-    except Exception as error:
-        answer.end(_problem(name, error))
-    else:
-        answer.end("", +skipped)  # without zeros
+    answer.end("", skipped_in_document + skipped)
 
 
 def _refuse(answer: _AnswerWriter, member: str, at: Position, description: str) -> None:
@@ -419,9 +375,14 @@ def _spooled(answer: _AnswerWriter, content: File, start: bytes) -> File:
     return spooled(blocks())
 
 
-def _extracted(file: File, skipped: SkippedParts, module: str) -> Extracted:
-    """Import a module, which may need a missing package, when the first block is read."""
-    yield from importlib.import_module(f"llmcli.data.documents.{module}").extract(file, skipped)
+def _extracted(name: str, file: File, skipped: SkippedParts, known: FileType) -> Extracted:
+    """Extract the text of a document. Raises LLMError if a package is missing."""
+    try:
+        yield from importlib.import_module(f"llmcli.data.documents.{known.module}").extract(file, skipped)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        as_text = "; or `plain` to read it as it is" if known.is_text else ""
+        raise LLMError(f"{missing_extra(f'reading {name}', package, 'documents')}{as_text}") from error
 
 
 def _blocks(file: File) -> Iterator[bytes]:

@@ -91,7 +91,7 @@ def test_the_process_ends_with_this_one(tmp_path) -> None:
 def test_a_module_of_the_working_directory_is_not_imported(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "jinja2.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(template_renderer, "_worker", ChildProcess("llmcli.data.conversations.template_worker"))
+    monkeypatch.setattr(template_renderer, "_worker", ChildProcess("llmcli.data.conversations.template_worker", ""))
     assert text("a") == "a"
     template_renderer._worker.stop()
 

@@ -3,7 +3,6 @@
 import bz2
 import contextlib
 import gzip
-import io
 import json
 import lzma
 import os
@@ -297,15 +296,14 @@ def test_a_file_that_is_skipped_in_a_compressed_archive_counts(monkeypatch: pyte
 @platforms.posix
 def test_time_without_text_goes_on_when_a_document_begins() -> None:
     """Thus a file that is read twice, to recognize and to send it, has no more time than another."""
-    answer = worker._AnswerWriter(
-        io.BytesIO(), {"name": "a", "reading": {}, "after": None, "limits": {"stalled_seconds": 1000}}
-    )
+    request = {"name": "a", "reading": {}, "after": None, "limits": {"stalled_seconds": 1000}}
+    answer = worker._AnswerWriter(lambda header, data: None, request, 0)
     try:
         end_after(900)
         answer.begin([], "", "", 0)
         answer.end()
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 900
-        answer.data(b"text")
+        answer.add(b"text")
         assert 900 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
     finally:
         end_after(0)
@@ -379,8 +377,8 @@ def test_many_members_or_documents_in_a_collection_end_at_their_number(monkeypat
 def test_a_document_that_vanishes_before_its_turn_is_a_line() -> None:
     with reader.DocumentReader(ReadOptions(plain=True)) as documents:
         job = documents.submit("a.html", Path("a.html"), b"", plain=False)
-        documents.wait(job, lambda name, size: None)
-    assert job.problems == [("a.html", "a.html cannot be read: No such file or directory")]
+        _, problems, _ = documents.wait(job, lambda name, size: None)
+    assert problems == [("a.html", "a.html cannot be read: No such file or directory")]
 
 
 def endless(name: str, start: bytes = b"") -> str:
