@@ -66,7 +66,7 @@ def measure_answers(
     """Score the answers, each conversation in its own context. Raises LLMError if there are no answers, and
     for NaN logits."""
     encoded = (template.encode_conversation(conversation.messages) for conversation in conversations)
-    whole = ConversationTokens.of(tokens for tokens in encoded if any(tokens.loss_mask[1:]))
+    whole = ConversationTokens.of((ids, mask) for ids, mask in encoded if any(mask[1:]))
     tokens, kept, truncated = whole.truncated(context + 1)
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")

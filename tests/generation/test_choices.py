@@ -80,13 +80,12 @@ def test_an_answer_has_the_probability_of_a_plain_forward_pass(chat_model, assis
     runtime, tokenizer = open_runtime(chat_model, "cpu", None), open_tokenizer(chat_model)
     template = open_chat_template(chat_model, tokenizer)
     for choice in assistant.score(MESSAGES, ANSWERS):
-        trained = template.encode_conversation([*MESSAGES, Message("assistant", choice.text)])
-        learned = np.flatnonzero(trained.loss_mask)
+        ids, loss_mask = template.encode_conversation([*MESSAGES, Message("assistant", choice.text)])
+        learned = np.flatnonzero(loss_mask)
         assert choice.tokens == len(learned)
         totals = []
         for end in template.stop_ids:
-            ids = [*trained.ids[: learned[-1]], end]
-            losses = runtime.score(np.array([ids]))[0][0]
+            losses = runtime.score(np.array([[*ids[: learned[-1]], end]]))[0][0]
             totals.append(-losses[learned[0] - 1 :].sum(dtype=np.float64))
         assert len(totals) == 2
         assert choice.logprob == pytest.approx(np.logaddexp.reduce(totals), abs=1e-4)

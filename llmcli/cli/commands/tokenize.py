@@ -13,7 +13,7 @@ from llmcli.errors import LLMError, usage
 from llmcli.units import count
 
 if TYPE_CHECKING:
-    from llmcli.data.conversations.chat_template import ChatTemplate, EncodedConversation
+    from llmcli.data.conversations.chat_template import ChatTemplate
     from llmcli.data.tokenizers.tokenizer import Tokenizer
 
 CONFLICTS = {"chat": "text decode", "decode": "json"}
@@ -119,22 +119,20 @@ def _print_conversations(options: _Options, file: Path, model: Path) -> None:
     learned_total = 0
     for conversation in read.conversations:
         try:
-            encoded = template.encode_conversation(conversation.messages)
+            ids, loss_mask = template.encode_conversation(conversation.messages)
         except LLMError as error:
             raise LLMError(f"{conversation.source}: {error}") from error
         if options.json:
-            names = [
-                tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in encoded.ids
-            ]
-            mask = [int(learned) for learned in encoded.loss_mask]
-            console.json_result({"ids": encoded.ids, "tokens": names, "mask": mask})
+            names = [tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in ids]
+            mask = [int(learned) for learned in loss_mask]
+            console.json_result({"ids": ids, "tokens": names, "mask": mask})
         else:
-            text, spans = _marked_text(tokenizer, encoded)
+            text, spans = _marked_text(tokenizer, ids, loss_mask)
             console.heading(conversation.source)
             token_output.with_highlights(text, spans)
             console.verbatim("" if text.endswith("\n") else "\n")
-        total += len(encoded.ids)
-        learned_total += sum(encoded.loss_mask)
+        total += len(ids)
+        learned_total += sum(loss_mask)
     for note in read.notes:
         console.note(note)
     console.note(
@@ -143,13 +141,13 @@ def _print_conversations(options: _Options, file: Path, model: Path) -> None:
     )
 
 
-def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tuple[str, list[tuple[int, int]]]:
+def _marked_text(
+    tokenizer: "Tokenizer", ids: list[int], loss_mask: list[bool]
+) -> tuple[str, list[tuple[int, int]]]:
     """Return (text of a conversation with the names of control tokens, spans of the tokens in the loss)."""
     text = ""
     spans = []
-    for learned, run in itertools.groupby(
-        zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]
-    ):
+    for learned, run in itertools.groupby(zip(loss_mask, ids, strict=True), key=lambda pair: pair[0]):
         data = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run)
         start = len(text)
         text += data.decode("utf-8", "replace")

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.conversations.chat_template import EncodedConversation
-
 
 @dataclass(frozen=True)
 class ConversationTokens:
@@ -25,12 +23,13 @@ class ConversationTokens:
     starts: NDArray[np.int64]  # [n + 1]: start of each conversation, and the end of the last
 
     @classmethod
-    def of(cls, conversations: Iterable[EncodedConversation]) -> "ConversationTokens":
+    def of(cls, conversations: Iterable[tuple[Sequence[int], Sequence[bool]]]) -> "ConversationTokens":
+        """Join conversations, each (ids, loss mask)."""
         ids = [np.zeros(0, np.uint32)]
         masks = [np.zeros(0, bool)]
-        for conversation in conversations:
-            ids.append(np.array(conversation.ids, np.uint32))
-            masks.append(np.array(conversation.loss_mask, bool))
+        for conversation_ids, loss_mask in conversations:
+            ids.append(np.array(conversation_ids, np.uint32))
+            masks.append(np.array(loss_mask, bool))
             masks[-1][0] = False
         starts = np.cumsum([len(tokens) for tokens in ids], dtype=np.int64)
         return cls(np.concatenate(ids), np.concatenate(masks), starts)
@@ -85,14 +84,6 @@ class ConversationTokens:
         return ConversationTokens(join(self.ids), join(self.loss_mask), starts)
 
 
-@dataclass(frozen=True)
-class MaskedBatch:
-    """The rows of a training step. Targets are ids[:, 1:] where loss_mask[:, 1:] is True."""
-
-    ids: NDArray[np.int64]  # [B, T + 1]
-    loss_mask: NDArray[np.bool_]  # [B, T + 1]
-
-
 class ConversationBatches:
     """Training batches of conversations as a pure function of (seed, step).
 
@@ -119,8 +110,9 @@ class ConversationBatches:
         """Number of rows in the first epoch; other epochs have a few more or less."""
         return len(self._epoch(0))
 
-    def batch(self, step: int) -> MaskedBatch:
-        """Return the rows of step 0, 1, ... A step may span two epochs, or more if an epoch has few rows."""
+    def batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return (token ids, loss mask) [B, T + 1] of step 0, 1, ... Targets are ids[:, 1:] where
+        loss_mask[:, 1:] is True. A step may span two epochs, or more if an epoch has few rows."""
         ids = np.full((self._batch_size, self._context + 1), self._padding, np.int64)
         loss_mask = np.zeros(ids.shape, bool)
         for row in range(self._batch_size):
@@ -131,7 +123,7 @@ class ConversationBatches:
                 end += span.stop - span.start
                 ids[row, begin:end] = self._conversations.ids[span]
                 loss_mask[row, begin:end] = self._conversations.loss_mask[span]
-        return MaskedBatch(ids, loss_mask)
+        return ids, loss_mask
 
     def _visited(self, visit: int) -> list[int]:
         """Return the conversations in the row of a visit; visits are numbered from the beginning of epoch

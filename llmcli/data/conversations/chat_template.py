@@ -8,7 +8,6 @@ is rendered in a separate process (template_renderer.py). The tokens are the sam
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from typing import Any
@@ -31,14 +30,6 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 _MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-
-
-@dataclass(frozen=True)
-class EncodedConversation:
-    """A conversation as training tokens."""
-
-    ids: list[int]
-    loss_mask: list[bool]  # True for tokens that belong to an answer or end one
 
 
 class ChatTemplate:
@@ -89,17 +80,16 @@ class ChatTemplate:
         hidden, names = self._hide(messages)
         return self._control_tokens.encode(self._render(hidden, add_generation_prompt)[0], names)[0]
 
-    def encode_conversation(self, messages: Messages) -> EncodedConversation:
-        """Return the ids and the loss mask of a conversation, which is True for the answers to learn and the
-        token that ends each. Raises LLMError like `render`, and if the template renders a turn differently
+    def encode_conversation(self, messages: Messages) -> tuple[list[int], list[bool]]:
+        """Return (ids of a conversation, loss mask, which is True for the answers to learn and the token that
+        ends each). Raises LLMError like `render`, and if the template renders a turn differently
         when other turns follow."""
         hidden, names = self._hide(messages)
         text, answers = self._render(hidden)
         if not _MARKER.search(self.source):
             ends = [i for i, message in enumerate(hidden, 1) if message.role == "assistant"]
             answers = [self._answer(text, hidden[:end]) for end in ends]
-        ids, loss_mask = self._control_tokens.encode(text, names, _learned_spans(answers, messages))
-        return EncodedConversation(ids, loss_mask)
+        return self._control_tokens.encode(text, names, _learned_spans(answers, messages))
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

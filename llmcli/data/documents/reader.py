@@ -62,9 +62,10 @@ class DocumentReader:
 
     def _read(self, name: str, path: Path, reading: ReadOptions, is_compressed: bool) -> ReadFile:
         reader = self._free.pop()
-        result = reader.read(name, path, reading, is_compressed)
-        self._free.append(reader)
-        return result
+        try:
+            return reader.read(name, path, reading, is_compressed)
+        finally:
+            self._free.append(reader)
 
     def wait(self, file: "futures.Future[ReadFile]", on_read: OnRead) -> ReadFile:
         """Wait for a file. `on_read` receives the progress of all files, and may raise ReadingEndsError."""

@@ -172,7 +172,7 @@ def _encode(
     encoded = [
         (template.encode_conversation(conversation.messages), conversation) for conversation in conversations
     ]
-    answered = [(tokens, conversation) for tokens, conversation in encoded if any(tokens.loss_mask[1:])]
+    answered = [(tokens, conversation) for tokens, conversation in encoded if any(tokens[1][1:])]
     return ConversationTokens.of(tokens for tokens, _ in answered), [
         conversation for _, conversation in answered
     ]

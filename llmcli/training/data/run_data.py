@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmcli.config import TrainConfig
-from llmcli.data.conversations.batches import ConversationBatches, ConversationTokens, MaskedBatch
+from llmcli.data.conversations.batches import ConversationBatches, ConversationTokens
 from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -101,7 +101,8 @@ class RunData:
         """Return (token ids [B, T + 1] of the next step, loss mask or None); switches from text to
         conversations."""
         if self.conversations and (batch := self.conversations.next_batch(position)):
-            return batch.ids, torch.from_numpy(batch.loss_mask)
+            ids, loss_mask = batch
+            return ids, torch.from_numpy(loss_mask)
         progress = position.stage_progress
         bpe_dropout = position.token_split if progress < recipe.BPE_DROPOUT_UNTIL else 0.0
         if bpe_dropout and self._batches.merge_pairs is None:
@@ -163,8 +164,9 @@ class ConversationPhase:
         self._question = next(questions(conversations))
         self.question = self._question.text  # a held-out question, which the samples answer
 
-    def next_batch(self, position: Position) -> MaskedBatch | None:
-        """Return the batch of the next step; None until the progress of the run reaches the conversations."""
+    def next_batch(self, position: Position) -> tuple[Ints, NDArray[np.bool_]] | None:
+        """Return (token ids, loss mask) of the next step; None until the progress of the run reaches the
+        conversations."""
         if position.conversations_from is None:
             begin = 1 - self._chosen.share
             if self._settings.seconds is None:  # even a short run takes a step on conversations

@@ -1,7 +1,5 @@
 """Rows of whole conversations: a pure function of conversations, seed and step that visits each once an epoch."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,18 +10,12 @@ from llmcli.data.conversations.batches import ConversationBatches, ConversationT
 PADDING = 9999
 
 
-@dataclass
-class Pair:
-    ids: list[int]
-    loss_mask: list[bool]
-
-
 def numbered(lengths: list[int]) -> ConversationTokens:
     """Conversations of these lengths, with ids that occur nowhere else; the second half of each is learned."""
     first = 0
     pairs = []
     for length in lengths:
-        pairs.append(Pair(list(range(first, first + length)), [i >= length // 2 for i in range(length)]))
+        pairs.append((list(range(first, first + length)), [i >= length // 2 for i in range(length)]))
         first += length
     return ConversationTokens.of(pairs)
 
@@ -50,10 +42,10 @@ def test_packing_places_each_once_and_wastes_little(lengths: list[int], more: in
 def test_rows_are_whole_padded_conversations(lengths: list[int], batch_size: int, seed: int, step: int) -> None:
     conversations = numbered(lengths)
     context = max(lengths) + 6
-    batch = ConversationBatches(conversations, context, batch_size, seed, PADDING).batch(step)
-    assert batch.ids.shape == batch.loss_mask.shape == (batch_size, context + 1)
+    batch_ids, loss_mask = ConversationBatches(conversations, context, batch_size, seed, PADDING).batch(step)
+    assert batch_ids.shape == loss_mask.shape == (batch_size, context + 1)
     starts = {int(start): i for i, start in enumerate(conversations.starts[:-1])}
-    for ids, learned in zip(batch.ids.tolist(), batch.loss_mask.tolist(), strict=True):
+    for ids, learned in zip(batch_ids.tolist(), loss_mask.tolist(), strict=True):
         position = 0
         while position < len(ids) and ids[position] != PADDING:
             span = conversations.span(starts[ids[position]])  # a conversation begins here
@@ -70,7 +62,7 @@ def test_an_epoch_visits_each_once_in_an_order_of_its_own(lengths: list[int], ba
     conversations = numbered(lengths)
     batches = ConversationBatches(conversations, max(lengths) + 5, batch_size, seed, PADDING)
     steps = 3 * batches.rows // batch_size + 3
-    rows = [row for step in range(steps) for row in batches.batch(step).ids.tolist()]
+    rows = [row for step in range(steps) for row in batches.batch(step)[0].tolist()]
     seen = [token for row in rows for token in row if token in set(conversations.starts[:-1].tolist())]
     for epoch in range(2):
         visited = seen[epoch * len(lengths) : (epoch + 1) * len(lengths)]
@@ -85,22 +77,22 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     batches = [walked.batch(step) for step in range(20)]
     for step in (0, 5, 19):
         fresh = ConversationBatches(numbered(lengths), 24, 4, 7, PADDING).batch(step)
-        assert np.array_equal(fresh.ids, batches[step].ids) and np.array_equal(fresh.loss_mask, batches[step].loss_mask)
-        assert np.array_equal(walked.batch(step).ids, batches[step].ids)
+        assert all(map(np.array_equal, fresh, batches[step]))
+        assert np.array_equal(walked.batch(step)[0], batches[step][0])
     other = ConversationBatches(numbered(lengths), 24, 4, 8, PADDING).batch(0)
-    assert not np.array_equal(other.ids, batches[0].ids)
+    assert not np.array_equal(other[0], batches[0][0])
 
 
 def test_the_first_token_is_not_learned() -> None:
-    tokens = ConversationTokens.of([Pair([1, 2], [True, True]), Pair([3, 4, 5], [True, False, True])])
+    tokens = ConversationTokens.of([([1, 2], [True, True]), ([3, 4, 5], [True, False, True])])
     assert tokens.loss_mask.tolist() == [False, True, False, False, True]
     assert (len(tokens), tokens.targets, tokens.lengths.tolist()) == (2, 2, [2, 3])
     assert tokens.answer_bytes(np.array([0, 1, 10, 100, 1000, 10000])) == 10010
     assert len(ConversationTokens.of([])) == 0
 
 
-def marked(text: str) -> Pair:
-    return Pair([ord(letter) for letter in text], [letter in "ae" for letter in text])
+def marked(text: str) -> tuple[list[int], list[bool]]:
+    return [ord(letter) for letter in text], [letter in "ae" for letter in text]
 
 
 def test_conversations_are_truncated_after_an_answer() -> None:

@@ -34,10 +34,9 @@ PLAIN = (
 
 def learned_text(template: ChatTemplate, messages: list[Message]) -> list[str]:
     """The passages of learned tokens."""
-    encoded = template.encode_conversation(messages)
-    assert len(encoded.ids) == len(encoded.loss_mask)
+    ids, loss_mask = template.encode_conversation(messages)
     tokenizer, passages = template.tokenizer, []
-    for learned, run in itertools.groupby(zip(encoded.loss_mask, encoded.ids, strict=True), key=lambda pair: pair[0]):
+    for learned, run in itertools.groupby(zip(loss_mask, ids, strict=True), key=lambda pair: pair[0]):
         if learned:
             passages.append(b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run).decode())
     return passages
@@ -61,20 +60,20 @@ def test_an_answer_that_is_not_learned_is_context() -> None:
         template = ChatTemplate(source, BPE)
         first, last = Message("assistant", "The cat."), Message("assistant", "The mat.")
         messages = [USER, first, USER, ANSWER, USER, last]
-        whole = template.encode_conversation(messages)
+        ids, _ = template.encode_conversation(messages)
         assert learned_text(template, messages) == [f"The {what}.{IM_END}" for what in ("cat", "dog", "mat")], source
         for i, expected in ((1, ("dog", "mat")), (3, ("cat", "mat")), (5, ("cat", "dog"))):
             weighted = [replace(one, is_learned=place != i) for place, one in enumerate(messages)]
-            assert template.encode_conversation(weighted).ids == whole.ids, source
+            assert template.encode_conversation(weighted)[0] == ids, source
             assert learned_text(template, weighted) == [f"The {what}.{IM_END}" for what in expected], source
-        nothing = template.encode_conversation([USER, replace(ANSWER, is_learned=False)])
-        assert not any(nothing.loss_mask) and nothing.ids, source
+        ids, loss_mask = template.encode_conversation([USER, replace(ANSWER, is_learned=False)])
+        assert not any(loss_mask) and ids, source
 
 
 def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
     source = "{% generation %}{% for message in messages %}{{ message['content'] }}{% endfor %}{% endgeneration %}"
     template = ChatTemplate(source, BPE)
-    assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER]).loss_mask)
+    assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER])[1])
     with pytest.raises(LLMError, match="marks 1 of the 2 answers in the conversation, so it is unclear which one"):
         template.encode_conversation([USER, ANSWER, USER, replace(ANSWER, is_learned=False)])
 
