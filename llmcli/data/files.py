@@ -14,19 +14,20 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from llmcli.data.conversations.messages import (
     Conversation,
+    Message,
     RecordShape,
     from_record,
     is_list_of_messages,
     text_of_record,
-    without_blank_answers,
 )
 from llmcli.data.conversations.record_kinds import ReadOptions, choose_shape
 from llmcli.data.conversations.tables import TABLE_SUFFIXES, read_table
@@ -65,70 +66,6 @@ class ConversationFile(FileFacts):
     first_row: str = ""  # how the first row of a table with unknown names was read
 
 
-@dataclass
-class _Records:
-    """The records in a file; notes and columns are complete once all records are read."""
-
-    file: Document  # the file with its whole text; for Parquet, without text
-    shape: RecordShape
-    numbered: Iterable[NumberedRecord]
-    columns: dict[str, None] = field(default_factory=dict)  # an ordered set
-    place: str = "line"  # unit of the numbers
-    first_row: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    def text(self, copy: TextCopy) -> Document:
-        """Append the text in the column or columns to `copy`, and return the document. Raises LLMError if
-        there is no text."""
-        blank = 0
-
-        def texts() -> Iterator[str]:
-            nonlocal blank
-            for record, source in self._with_sources():
-                if text := text_of_record(record, source, self.shape):
-                    yield text
-                else:
-                    blank += 1
-
-        name, keys = self.file.name, self.shape.keys
-        document = decoding.document_of_texts(name, self.file.path, texts(), copy)
-        if not document.text_bytes:
-            raise LLMError(
-                f"{name}: the column {listed(keys, _MAX_KEYS)} has no text; name another: `column` NAME"
-            )
-        if blank:
-            self.notes.append(f"{name}: left out {count(blank, 'record')} without text")
-        detail = f"column {keys[0]}" + (", the only one with prose" if self.shape.is_only_prose else "")
-        return replace(
-            document,
-            columns=keys,
-            all_columns=tuple(map(str, self.columns)),
-            notes=tuple(self.notes),
-            template=self.shape.template,
-            detail=f"columns {', '.join(keys)}" if self.shape.template else detail,
-            encoding=self.file.encoding,
-            file_bytes=self.file.file_bytes,
-            skipped=(("record without text", blank),) if blank else (),
-        )
-
-    def conversations(self) -> ConversationFile:
-        conversations = [from_record(record, source, self.shape) for record, source in self._with_sources()]
-        file = _conversation_file(self.file, self.shape.name, conversations, self.notes)
-        columns = tuple(map(str, self.columns))
-        return replace(file, columns=self.shape.keys, all_columns=columns, first_row=self.first_row)
-
-    def _with_sources(self) -> Iterator[tuple[object, str]]:
-        for number, record in self.numbered:
-            yield record, f"{self.file.name} {self.place} {number:,}"
-            if isinstance(record, Mapping):
-                self.columns.update(dict.fromkeys(record))
-        others = [str(key) for key in self.columns if key not in self.shape.used_keys]
-        by_column = self.shape.is_text or self.shape.name == "two columns"
-        read = " and ".join(self.shape.keys) if by_column else self.shape.name
-        if others:
-            self.notes.append(f"{self.file.name}: read: {read}; not used: {listed(others, _MAX_KEYS)}")
-
-
 def read_records(
     name: str,
     path: Path,
@@ -151,10 +88,9 @@ def read_records(
     if name == decoding.STANDARD_INPUT or reading.plain:
         return document
     suffix = file_types.suffix_of(name)
-    if records := _from_text(document, start, suffix, reading, on_read):
-        if records.shape.is_text:
-            return records.text(copy)
-        return document if text_only else records.conversations()
+    contents = partial(_contents, document, copy, text_only)
+    if file := _from_text(document, start, suffix, reading, contents, on_read):
+        return file
     if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
         return document
     return _conversation_file(document, *turns)
@@ -174,6 +110,79 @@ def _markup(start: str) -> str:
     if len(lines) > 1 and len(tabs) == 1 and tabs != {0}:
         return "tabs separate columns; to read them as prompts and answers: `column` 1,2"
     return ""
+
+
+def _contents(
+    file: Document,
+    copy: TextCopy,
+    text_only: bool,
+    shape: RecordShape,
+    records: Iterable[NumberedRecord],
+    columns: Iterable[str] = (),
+    place: str = "line",
+    first_row: str = "",
+    notes: Sequence[str] = (),
+) -> ConversationFile | Document:
+    """Read records of a `file` as conversations, or as the text in the column or columns. `place` is the unit
+    of their numbers. Columns of the records are added to `columns`; `notes` are complete once all records are
+    read."""
+    if text_only and not shape.is_text:
+        return file
+    all_columns = dict.fromkeys(columns)
+
+    def with_sources() -> Iterator[tuple[object, str]]:
+        for number, record in records:
+            yield record, f"{file.name} {place} {number:,}"
+            if isinstance(record, Mapping):
+                all_columns.update(dict.fromkeys(record))
+
+    content: ConversationFile | Document
+    if shape.is_text:
+        content = _text_in_columns(file, shape, with_sources(), copy)
+    else:
+        conversations = [from_record(record, source, shape) for record, source in with_sources()]
+        content = replace(_conversation_file(file, shape.name, conversations), first_row=first_row)
+    by_column = shape.is_text or shape.name == "two columns"
+    read = " and ".join(shape.keys) if by_column else shape.name
+    names = tuple(map(str, all_columns))
+    others = [name for name in names if name not in shape.used_keys]
+    unused = [f"{file.name}: read: {read}; not used: {listed(others, _MAX_KEYS)}"] if others else []
+    all_notes = (*notes, *unused, *content.notes)
+    return replace(content, columns=shape.keys, all_columns=names, notes=all_notes)
+
+
+def _text_in_columns(
+    file: Document, shape: RecordShape, records: Iterable[tuple[object, str]], copy: TextCopy
+) -> Document:
+    """Append the text in the column or columns of records (with their sources) to `copy`. Raises LLMError if
+    there is no text."""
+    blank = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal blank
+        for record, source in records:
+            if text := text_of_record(record, source, shape):
+                yield text
+            else:
+                blank += 1
+
+    name = file.name
+    keys = shape.keys
+    document = decoding.document_of_texts(name, file.path, texts(), copy)
+    if not document.text_bytes:
+        raise LLMError(
+            f"{name}: the column {listed(keys, _MAX_KEYS)} has no text; name another: `column` NAME"
+        )
+    detail = f"column {keys[0]}" + (", the only one with prose" if shape.is_only_prose else "")
+    return replace(
+        document,
+        notes=(f"{name}: left out {count(blank, 'record')} without text",) if blank else (),
+        template=shape.template,
+        detail=f"columns {', '.join(keys)}" if shape.template else detail,
+        encoding=file.encoding,
+        file_bytes=file.file_bytes,
+        skipped=(("record without text", blank),) if blank else (),
+    )
 
 
 def table_lines(name: str, file: IO[bytes], reading: Mapping[str, Any]) -> Iterator[str]:
@@ -210,8 +219,7 @@ def _read_table(
         raise _no_text(name)
     rows = (dict(zip(table["used"], json.loads(line), strict=True)) for line in lines)
     file = Document(name, path, 0, table["sha256"], file_bytes=table["bytes"])
-    records = _Records(file, shape, enumerate(rows, 1), dict.fromkeys(table["columns"]), "row")
-    return records.text(copy) if shape.is_text else records.conversations()
+    return _contents(file, copy, text_only, shape, enumerate(rows, 1), table["columns"], "row")
 
 
 def _no_text(name: str) -> LLMError:
@@ -226,11 +234,16 @@ def _sha256(file: IO[bytes]) -> str:
 
 
 def _from_text(
-    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
-) -> _Records | None:
+    document: Document,
+    start: str,
+    suffix: str,
+    reading: ReadOptions,
+    contents: Callable[..., ConversationFile | Document],
+    on_read: OnRead,
+) -> ConversationFile | Document | None:
     if suffix not in TABLE_SUFFIXES:
         if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(start):
-            return _from_json(document, start, suffix, reading, on_read)
+            return _from_json(document, start, suffix, reading, contents, on_read)
         if not (reading.pairs or reading.columns):
             return None
     table = read_table(document, suffix, reading, on_read)
@@ -243,13 +256,17 @@ def _from_text(
             f"{document.name} has a header but no conversations; wanted rows with a prompt and an answer"
         )
     first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
-    columns = dict.fromkeys(table.columns)
-    return _Records(document, shape, table.records, columns, first_row=first_row, notes=table.notes)
+    return contents(shape, table.records, table.columns, first_row=first_row, notes=table.notes)
 
 
 def _from_json(
-    document: Document, start: str, suffix: str, reading: ReadOptions, on_read: OnRead
-) -> _Records | None:
+    document: Document,
+    start: str,
+    suffix: str,
+    reading: ReadOptions,
+    contents: Callable[..., ConversationFile | Document],
+    on_read: OnRead,
+) -> ConversationFile | Document | None:
     name = document.name
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
@@ -268,7 +285,7 @@ def _from_json(
         place = "record"
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
-    return _Records(document, shape, records, place=place) if shape else None
+    return contents(shape, records, place=place) if shape else None
 
 
 def _first(records: Iterable[NumberedRecord], ignored: type[LLMError] | tuple[()]) -> list[object]:
@@ -282,7 +299,7 @@ def _first(records: Iterable[NumberedRecord], ignored: type[LLMError] | tuple[()
 
 
 def _conversation_file(
-    document: Document, shape: str, conversations: Iterable[Conversation], notes: Iterable[str]
+    document: Document, shape: str, conversations: Iterable[Conversation], notes: Iterable[str] = ()
 ) -> ConversationFile:
     """Keep the conversations that have an answer, each up to its last answer. Raises LLMError if there are
     none."""
@@ -293,34 +310,37 @@ def _conversation_file(
     total = answer_count = 0
     for total, conversation in enumerate(conversations, 1):  # noqa: B007 (used below)
         messages = conversation.messages
+        source = conversation.source
         answered = [i for i, m in enumerate(messages, 1) if m.role == "assistant" and m.content.strip()]
         if not answered:
-            unanswered.append(conversation.source)
+            unanswered.append(source)
             continue
-        answers = messages[: answered[-1]]
-        if len(answers) < len(messages):
-            cut.append(conversation.source)
-        answer_count += sum(message.role == "assistant" for message in answers)
-        learned, questions = without_blank_answers(answers)
-        blank += [f"to {brief(question.content, 40)} in {conversation.source}" for question in questions]
-        kept.append(Conversation(tuple(learned), conversation.source))
+        if answered[-1] < len(messages):
+            cut.append(source)
+        learned: list[Message] = []
+        for message in messages[: answered[-1]]:
+            answer_count += message.role == "assistant"
+            if message.role != "assistant" or message.content.strip():
+                learned.append(message)
+                continue
+            # a blank answer is left out with its questions
+            question = learned[-1] if learned else message
+            blank.append(f"to {brief(question.content, 40)} in {source}")
+            while learned and learned[-1].role == "user":
+                learned.pop()
+        kept.append(Conversation(tuple(learned), source))
     if not kept:
         none = f"{document.name}: none of the {total:,} conversations has an answer"
         raise LLMError(f"{f'{unanswered[0]}: no answer' if total == 1 else none}; wanted answers to train on")
-    parts = (
-        (unanswered, "conversation without an answer", f"of {total:,} conversations left out: no answer"),
-        (
-            cut,
-            "end of a conversation without an answer",
-            f"of {total:,} conversations cut after the last answer",
-        ),
-        (blank, "blank answer", f"of {answer_count:,} answers left out with their questions: blank"),
-    )
-    dropped = [
-        f"{document.name}: {len(sources):,} {problem} (first: {sources[0]})"
-        for sources, _, problem in parts
-        if sources
+    of_all = f"of {total:,} conversations"
+    of_answers = f"of {answer_count:,} answers left out with their questions: blank"
+    parts = [
+        (unanswered, "conversation without an answer", f"{of_all} left out: no answer"),
+        (cut, "end of a conversation without an answer", f"{of_all} cut after the last answer"),
+        (blank, "blank answer", of_answers),
     ]
+    parts = [part for part in parts if part[0]]
+    dropped = (f"{document.name}: {len(who):,} {what} (first: {who[0]})" for who, _, what in parts)
     return ConversationFile(
         document.name,
         document.path,
@@ -332,5 +352,5 @@ def _conversation_file(
         encoding=document.encoding,
         file_bytes=document.file_bytes,
         notes=(*notes, *dropped),
-        skipped=tuple((reason, len(sources)) for sources, reason, _ in parts if sources),
+        skipped=tuple((reason, len(who)) for who, reason, _ in parts),
     )

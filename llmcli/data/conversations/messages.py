@@ -49,24 +49,6 @@ class Conversation:
         return sum(len(message.content.encode("utf-8")) for message in self.messages)
 
 
-def without_blank_answers(messages: Iterable[Message]) -> tuple[list[Message], list[Message]]:
-    """Return (messages without blank answers and their questions, last question of each blank answer).
-
-    >>> without_blank_answers([Message("user", "1?"), Message("assistant", ""), Message("user", "2?")])
-    ([Message(role='user', content='2?')], [Message(role='user', content='1?')])
-    """
-    kept: list[Message] = []
-    unanswered: list[Message] = []
-    for message in messages:
-        if message.role != "assistant" or message.content.strip():
-            kept.append(message)
-            continue
-        unanswered.append(kept[-1] if kept else message)
-        while kept and kept[-1].role == "user":
-            kept.pop()
-    return kept, unanswered
-
-
 _TURN_START = "<|im_start|>"
 _TURN_END = "<|im_end|>"
 _RENDERED = "ChatML in a text"
