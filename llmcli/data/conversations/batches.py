@@ -61,14 +61,13 @@ class ConversationTokens:
         Conversations without a token in the loss are dropped. Returns (conversations, their previous indices,
         number of truncated conversations)."""
         spans = [self.span(i) for i in range(len(self))]
-        fitting = [
-            self._truncated_span(span, max_tokens) if span.stop - span.start > max_tokens else span
-            for span in spans
-        ]
+        fitting = [self._truncated_span(span, max_tokens) for span in spans]
         kept = [i for i, span in enumerate(fitting) if span.stop > span.start]
         return self._slices([fitting[i] for i in kept]), kept, sum(fitting[i] != spans[i] for i in kept)
 
     def _truncated_span(self, span: slice, max_tokens: int) -> slice:
+        if span.stop - span.start <= max_tokens:
+            return span
         mask = self.loss_mask[span.start : span.start + max_tokens + 1]
         answer_ends = np.flatnonzero(mask[:-1] & ~mask[1:]) + 1  # the position after each answer
         if len(answer_ends):

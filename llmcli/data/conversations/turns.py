@@ -166,20 +166,17 @@ def _split(turns: list[_Turn], questions: bool) -> Iterator[tuple[list[_Turn], b
     """Yield (turns of a conversation, whether a blank line precedes the first turn of its second speaker)."""
     opening = next(turn.role for turn in turns if turn.role != "system")
     group: list[_Turn] = []
-    speaks = False  # whether the group has a turn other than "System:"
     spaced: bool | None = None
     for turn in turns:
-        is_system = turn.role == "system"
-        min_gap = 2 if spaced else 1
-        if questions:
-            min_gap = 0
-        if (is_system and group) or (speaks and turn.role == opening and turn.gap >= min_gap):
+        min_gap = 0 if questions else 2 if spaced else 1
+        if group and (
+            turn.role == "system"
+            or (turn.role == opening and turn.gap >= min_gap and group[-1].role != "system")
+        ):
             yield group, bool(spaced)
             group = []
-            speaks = False
             spaced = None
         group.append(turn)
-        speaks = speaks or not is_system
         if spaced is None and turn.role not in ("system", opening):
             spaced = turn.gap > 0
     yield group, bool(spaced)

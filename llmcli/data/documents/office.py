@@ -7,14 +7,16 @@ deleted text.
 
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from llmcli.data.documents import packages
 from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.documents.packages import END, START, Event
 from llmcli.data.documents.paragraphs import Block, spaced
 
+_MANIFEST = "META-INF/manifest.xml"  # of an OpenDocument text
 _SPACE = re.compile(r"[ \t\r\n]+")
 _MAX_SPACES = 100  # limit for an element that represents several spaces
 _HEADING = re.compile(r"(?i)heading|title|\d$")  # the identifier of a paragraph style
@@ -56,27 +58,24 @@ _OPEN_DOCUMENT = {  # all text in paragraphs is shown
 }
 
 
+_Notes: TypeAlias = dict[tuple[str, str], str]  # (referring element, identifier) -> text of a note
+
+
 def extract(file: File, skipped: SkippedParts) -> Extracted:
     with packages.open_package(file) as package:
-        if "content.xml" in package.namelist():
-            yield from spaced(_open_document(package))
-            return
+        names = package.namelist()
         main = next(iter(_related(package, "", "officeDocument").values()), "")
-        if not main:
+        if "content.xml" in names:
+            if _MANIFEST in names and packages.elements(package, _MANIFEST, "encryption-data"):
+                raise ExtractionError("is encrypted; save it without a password first")
+            blocks = _blocks(package, "content.xml", _OPEN_DOCUMENT)
+        elif not main:
             raise ExtractionError("is neither a text document nor a presentation")
-        if main.startswith("ppt/"):
-            yield from spaced(_slides(package, main))
+        elif main.startswith("ppt/"):
+            blocks = _slides(package, main)
         else:
-            yield from spaced(
-                _blocks(packages.events(package, main), _Reader(_OFFICE_OPEN, _notes(package, main)))
-            )
-
-
-def _open_document(package: zipfile.ZipFile) -> Iterator[Block]:
-    manifest = "META-INF/manifest.xml"
-    if manifest in package.namelist() and packages.elements(package, manifest, "encryption-data"):
-        raise ExtractionError("is encrypted; save it without a password first")
-    yield from _blocks(packages.events(package, "content.xml"), _Reader(_OPEN_DOCUMENT))
+            blocks = _blocks(package, main, _OFFICE_OPEN, _notes(package, main))
+        yield from spaced(blocks)
 
 
 def _slides(package: zipfile.ZipFile, main: str) -> Iterator[Block]:
@@ -86,16 +85,15 @@ def _slides(package: zipfile.ZipFile, main: str) -> Iterator[Block]:
         part = parts.get(slide.get("r:id", ""), "")
         for name in (part, *_related(package, part, "notesSlide").values()):
             if name:
-                lines = _blocks(packages.events(package, name), _Reader(_OFFICE_OPEN))
-                yield "\n".join(text for text, _ in lines if text), False
+                yield "\n".join(text for text, _ in _blocks(package, name, _OFFICE_OPEN) if text), False
 
 
-def _notes(package: zipfile.ZipFile, main: str) -> dict[tuple[str, str], str]:
-    """Return a Word document's footnotes and endnotes as {(referring element, identifier): text}."""
+def _notes(package: zipfile.ZipFile, main: str) -> _Notes:
+    """Return a Word document's footnotes and endnotes."""
     notes = {}
     for kind in ("footnote", "endnote"):
         for part in _related(package, main, f"{kind}s").values():
-            reader = _Reader(_OFFICE_OPEN)
+            reader = _Reader(_OFFICE_OPEN, {})
             identifier = ""
             for event in packages.events(package, part):
                 reader.read(event)
@@ -120,8 +118,11 @@ def _related(package: zipfile.ZipFile, part: str, kind: str) -> dict[str, str]:
     }
 
 
-def _blocks(events: Iterable[Event], reader: "_Reader") -> Iterator[Block]:
-    for event in events:
+def _blocks(
+    package: zipfile.ZipFile, part: str, markup: Mapping[str, str], notes: _Notes | None = None
+) -> Iterator[Block]:
+    reader = _Reader(markup, notes or {})
+    for event in packages.events(package, part):
         reader.read(event)
         yield from reader.blocks
         reader.blocks.clear()
@@ -137,10 +138,10 @@ class _Paragraph:
 class _Reader:
     """Collects paragraphs and rows in `blocks`: (text, whether it is one of several lines, as in a list)."""
 
-    def __init__(self, markup: Mapping[str, str], notes: Mapping[tuple[str, str], str] | None = None) -> None:
+    def __init__(self, markup: Mapping[str, str], notes: _Notes) -> None:
         self.blocks: list[Block] = []
         self._markup = markup
-        self._texts_of_notes = notes or {}
+        self._texts_of_notes = notes
         self._open: list[_Paragraph] = []  # text boxes and notes are inside paragraphs
         self._skipped = 0  # depth inside an element that is skipped
         self._marks_text = "text" in markup.values()

@@ -254,13 +254,12 @@ def _read_file(answer: _AnswerWriter, file: File, member: str, at: Position, siz
     start = file.read(START_BYTES)
     with contextlib.ExitStack() as stack:
         if program := compression(start):
-            packed = file
             if member:
                 with answer.limited(name, size):
-                    packed = stack.enter_context(_spooled(answer, file, start))
-            packed.seek(0)
-            unpacked = content_size(name, packed, program)
-            content = stack.enter_context(decompressed(name, packed, program))
+                    content = stack.enter_context(_spooled(answer, file, start))
+            content.seek(0)
+            unpacked = content_size(name, content, program)
+            content = stack.enter_context(decompressed(name, content, program))
             start = content.read(START_BYTES)
         known = file_types.recognize(name, start)
         if known and known.is_text and answer.reading["plain"]:
