@@ -68,8 +68,6 @@ def compiled(value: object) -> Iterator[Expression]:
     elif isinstance(value, tuple | list | dict):
         for one in value:
             yield from compiled(one)
-    elif hasattr(value, "label"):  # `Speakers`
-        yield from compiled(value.label)
 
 
 def run_all() -> None:

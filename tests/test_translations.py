@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from llmcli.data.sources import read_conversations
+from llmcli.data.sources import require_conversations
 from tests.benchmarks.translation import load_grammar
 from tests.platforms import in_full
 
@@ -39,8 +39,7 @@ def test_the_files_are_those_that_the_grammar_writes() -> None:
 
 def test_train_reads_each_row_as_a_prompt_and_an_answer() -> None:
     for name in FILES:
-        file = read_conversations(EXAMPLES / name)
-        assert file is not None
+        file = require_conversations(EXAMPLES / name)
         found = [[message.content for message in one.messages] for one in file.conversations]
         assert found == rows(name)[1:] and rows(name)[0] == ["source", "target"]
 

@@ -340,16 +340,12 @@ def read_text(name: str) -> Document:
     return document
 
 
-def read_conversations(path: Path, reading: ReadOptions = _AUTOMATIC) -> ConversationFile | None:
-    """Read one file of conversations; None for other text. Raises LLMError as `read_sources` does."""
-    contents, _ = _read_files([FoundFile(str(path), path, path.name, is_required=True)], reading)
-    return next((file for file in contents if isinstance(file, ConversationFile)), None)
-
-
 def require_conversations(path: Path) -> ConversationFile:
-    """Like `read_conversations`, but other text also raises LLMError."""
-    if file := read_conversations(path):
-        return file
+    """Read one file of conversations. Raises LLMError as `read_sources` does, and for other text."""
+    contents, _ = _read_files([FoundFile(str(path), path, path.name, is_required=True)], ReadOptions())
+    for file in contents:
+        if isinstance(file, ConversationFile):
+            return file
     raise LLMError(
         f'{path} has no conversations; expected records with "messages", "prompt" and "completion", '
         '"instruction" and "output" or "conversations", two columns, or turns such as User: and Assistant:'
@@ -457,7 +453,7 @@ def _temporary_file(blocks: Iterable[bytes]) -> Iterator[Path]:
 def check_reading(reading: ReadOptions, sources: Sequence[Sources]) -> None:
     """Raise LLMError if the options match none of the files."""
     files = [file for source in sources for file in source.conversation_files]
-    if reading.speakers and named_speakers(*reading.speakers).shape not in {file.shape for file in files}:
+    if reading.speakers and named_speakers(*reading.speakers)[0] not in {file.shape for file in files}:
         user, assistant = reading.speakers
         raise LLMError(
             f"`speakers` {user},{assistant}: no file has turns of both; "

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmcli.data.sources import read_conversations
+from llmcli.data.sources import require_conversations
 from tests.benchmarks.llm_command import llm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,8 +26,7 @@ Pair = tuple[str, str]  # question, answer
 
 def read_pairs(path: Path) -> list[Pair]:
     """The pairs of a file in one of the shapes that `llm train` reads."""
-    file = read_conversations(path)
-    assert file is not None, f"{path} holds no conversations"
+    file = require_conversations(path)
     contents = [[message.content for message in one.messages] for one in file.conversations]
     assert all(len(pair) == 2 for pair in contents)
     return [(question, answer) for question, answer in contents]

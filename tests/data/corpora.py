@@ -14,7 +14,8 @@ import pytest
 
 from llmcli.data import sources
 from llmcli.data.conversations.record_kinds import ReadOptions
-from llmcli.data.text.corpus import Corpus
+from llmcli.data.files import ConversationFile
+from llmcli.data.text.corpus import Corpus, FoundFile
 from llmcli.errors import LLMError
 
 # of a run that takes a second
@@ -29,6 +30,12 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, encoding: 
         # also texts that are the same
         stack.enter_context(mock.patch.object(sources, "_without_duplicates", lambda documents: (documents, [])))
         return sources.read_sources(names, ReadOptions(plain=True, encoding=encoding)).text
+
+
+def read_conversations(name: str, reading: ReadOptions = ReadOptions()) -> ConversationFile | None:  # noqa: B008
+    """The conversations in one file; None for other text."""
+    contents, _ = sources._read_files([FoundFile(name, Path(name), name, is_required=True)], reading)
+    return next((file for file in contents if isinstance(file, ConversationFile)), None)
 
 
 def error_of(call: Callable[..., object], *arguments: object, exit_code: int = 1, **options: object) -> str:

@@ -16,9 +16,9 @@ from llmcli.data import files as conversation_files
 from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
-from llmcli.data.sources import read_conversations, require_conversations
+from llmcli.data.sources import require_conversations
 from llmcli.errors import LLMError
-from tests.data.corpora import error_of, put, zstd
+from tests.data.corpora import error_of, put, read_conversations, zstd
 
 ROOT = Path(__file__).parent.parent.parent
 PAIRS = [
@@ -32,7 +32,7 @@ TEXT_BYTES = sum(len((prompt + answer).encode()) for prompt, answer in PAIRS)
 
 def read(name: str, data: bytes | str, speakers: tuple[str, str] | None = None) -> ConversationFile | None:
     put(name, data.encode() if isinstance(data, str) else data)
-    return read_conversations(Path(name), ReadOptions(speakers))
+    return read_conversations(name, ReadOptions(speakers))
 
 
 def messages_of(file: ConversationFile | None) -> list[tuple[Message, ...]]:
@@ -255,7 +255,7 @@ def test_other_files_hold_no_conversation() -> None:
 def test_of_the_texts_of_the_project_only_the_examples_of_conversations_are_conversations() -> None:
     files = [*(ROOT / "examples").glob("*.txt"), *(ROOT / "llmcli").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
     assert len(files) > 50
-    recognized = {file.name for file in files if read_conversations(file) is not None}
+    recognized = {file.name for file in files if read_conversations(str(file)) is not None}
     assert recognized == {f"{name}{part}.txt" for name in ("planets", "wakusei", "school") for part in ("", "-test")}
 
 

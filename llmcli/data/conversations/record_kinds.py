@@ -112,7 +112,7 @@ def choose_shape(
     known = {normalized(column): column for column in columns}
     if shape := _requested(name, objects, known, reading):
         return shape
-    _refuse_preferences(name, records, known)
+    _refuse_preferences(name, objects, len(records), known)
     shapes = Counter(filter(None, map(record_shape, records))).most_common(1)
     if shapes and 2 * shapes[0][1] >= len(records):
         shape = shapes[0][0]
@@ -153,11 +153,11 @@ def choose_shape(
     )
 
 
-def _refuse_preferences(name: str, records: Sequence[object], known: dict[str, str]) -> None:
-    """Raise LLMError for preference data; `known` maps normalized names to columns."""
-    objects = [record for record in records if isinstance(record, Mapping)]
+def _refuse_preferences(name: str, objects: Sequence[Record], count: int, known: dict[str, str]) -> None:
+    """Raise LLMError if most of the `count` records are objects of preference data; `known` maps normalized
+    names to columns."""
     pairs = sum({"chosen", "rejected"} <= set(map(normalized, record)) for record in objects)
-    if 2 * pairs < max(1, len(records)):
+    if 2 * pairs < max(1, count):
         return
     values = [record.get(known["chosen"]) for record in objects]
     includes_prompt = any(isinstance(value, list) and len(value) > 1 for value in values)

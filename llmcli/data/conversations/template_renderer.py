@@ -46,4 +46,4 @@ def render(
         raise TemplateRefusalError(f"the model's chat template refuses these messages: {answer['refused']}")
     if "error" in answer:
         raise LLMError(f"the model's chat template cannot be rendered: {answer['error']}")
-    return answer["text"], [(start, end) for start, end in answer["answers"]]
+    return answer["text"], list(map(tuple, answer["answers"]))

@@ -31,15 +31,6 @@ _TURNS_PER_OTHER = 8  # a name that begins fewer lines than one per this many tu
 _RULE = re.compile(r"[ \t]*([-=*])([ \t]*\1){2,}[ \t]*")  # a rule: three or more of a character
 
 
-@dataclass(frozen=True)
-class Speakers:
-    """The speakers in a text with turns."""
-
-    shape: str  # name for users
-    label: re.Pattern[str]  # matches a line that begins a turn; its groups are ROLES and "text"
-    questions: bool = False  # each user turn begins a conversation
-
-
 @dataclass
 class _Turn:
     line: int
@@ -60,23 +51,25 @@ def _label(user: str, assistant: str, system: str) -> re.Pattern[str]:
     return re.compile(rf"(?:(?P<user>{user})|(?P<assistant>{assistant})|(?P<system>{system})){_COLON}")
 
 
+_QUESTIONS = "Q:/A: turns"  # each question begins a conversation
+# (name for users, pattern of a line that begins a turn; its groups are ROLES and "text")
 _KNOWN = (
-    Speakers(
+    (
         "User:/Assistant: turns",
         _label(
             "(?i:user|human)|ユーザー?|人間", "(?i:assistant|ai|bot)|アシスタント", "(?i:system)|システム"
         ),
     ),
-    Speakers(
-        "Q:/A: turns",
+    (
+        _QUESTIONS,
         _label(r"(?:Q|(?i:question)|質問|問)[ ]?\d{0,4}", r"(?:A|(?i:answer)|回答|答え?)[ ]?\d{0,4}", "(?!)"),
-        questions=True,
     ),
 )
 
 
-def named_speakers(user: str, assistant: str) -> Speakers:
-    """Return speakers with these names. Raises LLMError unless the names are different and not empty."""
+def named_speakers(user: str, assistant: str) -> tuple[str, re.Pattern[str]]:
+    """Return (name for users, pattern), as in _KNOWN, for speakers with these names. Raises LLMError unless
+    the names are different and not empty."""
     user = user.strip().rstrip(":：")
     assistant = assistant.strip().rstrip(":：")
     if not user or not assistant or user == assistant:
@@ -84,7 +77,7 @@ def named_speakers(user: str, assistant: str) -> Speakers:
             f"the speakers are {user!r} and {assistant!r}; wanted two different names: the user's and the "
             "assistant's"
         )
-    return Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"))
+    return f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System")
 
 
 def speakers_in(shape: str) -> tuple[str, str] | None:
@@ -94,7 +87,7 @@ def speakers_in(shape: str) -> tuple[str, str] | None:
     (('Ann', 'Bob'), None, None)
     """
     user, _, assistant = shape.removesuffix(": turns").rpartition(":/")
-    return (user, assistant) if user and shape not in (known.shape for known in _KNOWN) else None
+    return (user, assistant) if user and shape not in dict(_KNOWN) else None
 
 
 def read_turns(
@@ -104,10 +97,12 @@ def read_turns(
     `names` replace the built-in names. Raises LLMError for two answers to one question."""
     first_line = next(filter(str.strip, start.split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
-    speakers = next((candidate for candidate in known if candidate.label.match(first_line)), None)
-    if speakers is None:
+    found = next((speakers for speakers in known if speakers[1].match(first_line)), None)
+    if found is None:
         return None
-    turns, others = _read(document.lines(), speakers.label)
+    shape, label = found
+    questions = shape == _QUESTIONS and not names
+    turns, others = _read(document.lines(), label)
     answers = sum(turn.role == "assistant" for turn in turns)
     if not answers or not any(turn.role == "user" for turn in turns):
         return None
@@ -115,24 +110,24 @@ def read_turns(
     third = sum(sum(count.values()) for count in others.values() if {"user", "assistant"} <= count.keys())
     if not names and (
         not is_enough
-        or (speakers.questions and (turns[0].role != "user" or 2 * sum(others["B"].values()) >= answers))
+        or (questions and (turns[0].role != "user" or 2 * sum(others["B"].values()) >= answers))
         or (third >= 3 and third * _TURNS_PER_OTHER >= len(turns))
     ):
         return None
-    groups = list(_split(turns, speakers.questions))
+    groups = list(_split(turns, questions))
     notes = []
-    if not speakers.questions and any(is_spaced for _, is_spaced in groups):
+    if not questions and any(is_spaced for _, is_spaced in groups):
         notes.append(
             f"{document.name}: blank lines separate turns; two of them, or ---, begin a new conversation"
         )
     conversations = [
         Conversation(
-            tuple(_messages(document.name, group, speakers.questions)),
+            tuple(_messages(document.name, group, questions)),
             f"{document.name} line {group[0].line:,}",
         )
         for group, _ in groups
     ]
-    return speakers.shape, conversations, notes
+    return shape, conversations, notes
 
 
 # ---- reading turns

@@ -28,10 +28,10 @@ _SIGNATURE = "-- "  # the line before a signature (RFC 3676, section 4.3)
 
 
 def extract(file: File, skipped: SkippedParts) -> Extracted:
-    is_mailbox = bool(_SEPARATOR.match(file.readline(_MAX_LINE)))
-    file.seek(0)
+    first = file.readline(_MAX_LINE)
+    is_mailbox = bool(_SEPARATOR.match(first))
     has_text = False
-    for number, data in enumerate(_messages(file), 1):
+    for number, data in enumerate(_messages(file) if is_mailbox else [first + file.read(_MAX_MESSAGE)], 1):
         try:
             # this class's policy is much faster than the default one
             message = BytesParser().parsebytes(_with_short_headers(data, skipped))
@@ -54,11 +54,7 @@ def extract(file: File, skipped: SkippedParts) -> Extracted:
 
 
 def _messages(file: File) -> Iterator[bytes]:
-    """Yield the messages of an mbox file; any other file is one message."""
-    first = file.readline(_MAX_LINE)
-    if not _SEPARATOR.match(first):
-        yield first + file.read(_MAX_MESSAGE)
-        return
+    """Yield the messages of an mbox file after its first line."""
     lines: list[bytes] = []
     size = 0
     after_blank = False

@@ -11,9 +11,8 @@ import pytest
 
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile, table_lines
-from llmcli.data.sources import read_conversations
 from llmcli.errors import LLMError
-from tests.data.corpora import put
+from tests.data.corpora import put, read_conversations
 from tests.data.test_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
 
 pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
@@ -25,7 +24,7 @@ def write(name: str, records: list[dict[str, Any]], **options: Any) -> None:
 
 
 def read(name: str) -> ConversationFile | None:
-    return read_conversations(Path(name))
+    return read_conversations(name)
 
 
 def test_every_shape_gives_the_same_messages() -> None:
