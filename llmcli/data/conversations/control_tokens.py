@@ -51,7 +51,7 @@ class ControlTokens:
     def hide(self, messages: Messages, template: str) -> tuple[list[Message], dict[str, str]]:
         """Return (messages with placeholders for names of control tokens, placeholder -> name); placeholders
         are unique."""
-        texts = [text for message in messages for text in (message.role, message.content)]
+        texts = [message.content for message in messages]
         names = sorted({name for text in texts for name in self._pattern.findall(text)})
         if not names:
             return list(messages), {}
@@ -60,7 +60,7 @@ class ControlTokens:
         def hidden(text: str) -> str:
             return self._pattern.sub(lambda match: placeholders[match[0]], text)
 
-        changed = [replace(m, role=hidden(m.role), content=hidden(m.content)) for m in messages]
+        changed = [replace(message, content=hidden(message.content)) for message in messages]
         return changed, {placeholder: name for name, placeholder in placeholders.items()}
 
     def encode(

@@ -12,11 +12,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 from llmcli import units
-from llmcli.data.documents.extracted import ExtractionError, File
+from llmcli.data.documents.extracted import ExtractionError, File, SkippedParts
 
 # flags of a member of a ZIP archive
 _ENCRYPTED = 0x1
@@ -28,27 +27,20 @@ _ENDS = (tarfile.EmptyHeaderError, tarfile.EOFHeaderError)  # type: ignore[attr-
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file in an archive."""
-
-    name: str
-    content: File  # closed when the next member is requested
-    stored_bytes: int  # size in the archive; in a ZIP file, the compressed size
+# (name, content, which is closed when the next member is requested, size in the archive: in a ZIP file, the
+# compressed size)
+Member: TypeAlias = tuple[str, File, int]
 
 
-def members(file: File, on_read: Callable[[int], None]) -> Iterator[Member | str]:
-    """Yield the regular files in an archive; for one that cannot be read, the reason. A ZIP file is seekable;
-    `on_read` receives the size of each block of a tar archive, including files that are skipped."""
+def members(file: File, skipped: SkippedParts, on_read: Callable[[int], None]) -> Iterator[Member]:
+    """Yield the regular files in an archive, except those that cannot be read. A ZIP file is seekable;
+    `on_read` receives the size of each block of a tar archive, including files that are not yielded."""
     is_zip = file.read(2) == b"PK"
     file.seek(0)
     number = 0
     try:
-        for member in _zip_members(file) if is_zip else _tar_members(file, on_read):
-            if isinstance(member, str):
-                yield member
-                continue
-            with member.content:
+        for member in _zip_members(file, skipped) if is_zip else _tar_members(file, skipped, on_read):
+            with member[1]:
                 yield member
             number += 1
     except (
@@ -63,7 +55,7 @@ def members(file: File, on_read: Callable[[int], None]) -> Iterator[Member | str
         raise ExtractionError(f"is damaged after {units.count(number, 'file')} ({error})") from error
 
 
-def _zip_members(file: File) -> Iterator[Member | str]:
+def _zip_members(file: File, skipped: SkippedParts) -> Iterator[Member]:
     size = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
@@ -71,17 +63,17 @@ def _zip_members(file: File) -> Iterator[Member | str]:
             if info.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)):
                 continue
             if info.flag_bits & _ENCRYPTED:
-                yield "encrypted file"
+                skipped["encrypted file"] += 1
                 continue
             try:
                 content = archive.open(info)
             except NotImplementedError:
-                yield "file with an unknown compression"
+                skipped["file with an unknown compression"] += 1
                 continue
             except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error):
-                yield "damaged file"  # only the header of this member is damaged
+                skipped["damaged file"] += 1  # only the header of this member is damaged
                 continue
-            yield Member(display_path(_zip_name(info)), content, min(info.compress_size, size))
+            yield display_path(_zip_name(info)), content, min(info.compress_size, size)
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -98,14 +90,14 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
     return info.filename
 
 
-def _tar_members(file: File, on_read: Callable[[int], None]) -> Iterator[Member | str]:
+def _tar_members(file: File, skipped: SkippedParts, on_read: Callable[[int], None]) -> Iterator[Member]:
     with tarfile.open(fileobj=cast("File", _Finite(file, on_read)), mode="r|", tarinfo=_TarInfo) as archive:
         for info in archive:
             archive.members.clear()  # type: ignore[attr-defined]  # otherwise it would keep all members
             if info.issparse():  # may be terabytes of zeros
-                yield "sparse file"
+                skipped["sparse file"] += 1
             elif info.isreg() and (content := archive.extractfile(info)):
-                yield Member(display_path(info.name), content, info.size)
+                yield display_path(info.name), content, info.size
 
 
 class _TarInfo(tarfile.TarInfo):

@@ -92,6 +92,9 @@ class DocumentReader:
                 _idle.append(reader.child)
             else:
                 reader.child.stop()
+        # they refer to this object, and hold open files
+        self._readers.clear()
+        self._free.clear()
 
 
 def needs_child(name: str, start: bytes, *, plain: bool) -> bool:

@@ -296,19 +296,16 @@ def _read_members(answer: _AnswerWriter, file: File, path: str, at: Position) ->
     name = answer.name_of(path)
     skipped = Counter[str]()
     is_empty = True
-    for number, member in enumerate(archives.members(file, answer.count)):
+    for number, (member, content, size) in enumerate(archives.members(file, skipped, answer.count)):
         answer.count_member()
-        if isinstance(member, str):
-            skipped[member] += 1
-        elif not file_types.is_hidden(member.name.split("/")):
-            is_empty = False
-            inner = f"{path}/{member.name}".lstrip("/")
-            place = [*at, number]
-            # a problem with one file does not affect the next ones
-            if answer.enter(place, inner) and (
-                problem := _read(answer, member.content, inner, place, member.stored_bytes)
-            ):
-                _send_problem(answer, inner, place, problem)
+        if file_types.is_hidden(member.split("/")):
+            continue
+        is_empty = False
+        inner = f"{path}/{member}".lstrip("/")
+        place = [*at, number]
+        # a problem with one file does not affect the next ones
+        if answer.enter(place, inner) and (problem := _read(answer, content, inner, place, size)):
+            _send_problem(answer, inner, place, problem)
     if skipped:
         counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
         _send_problem(answer, path, at, f"{name} has members that cannot be read: {counts}")

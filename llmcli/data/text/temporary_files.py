@@ -54,15 +54,17 @@ def check_temporary_space(name: str, size: int) -> None:
 def spooled(blocks: Iterable[bytes]) -> IO[bytes]:
     """Store blocks in memory or, if they are large, in a temporary file. Returns the file, at its
     beginning."""
-    file: IO[bytes] = io.BytesIO()
+    blocks = iter(blocks)
+    start = bytearray()
     for block in blocks:
-        if isinstance(file, io.BytesIO) and file.tell() + len(block) > _SPOOLED_BYTES:
-            with io.BytesIO(file.getvalue()) as start:
-                file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the caller closes it)
-                shutil.copyfileobj(start, file)
-        file.write(block)
-    file.seek(0)
-    return file
+        start += block
+        if len(start) > _SPOOLED_BYTES:
+            file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the caller closes it)
+            file.write(start)
+            file.writelines(blocks)
+            file.seek(0)
+            return file
+    return io.BytesIO(start)
 
 
 class TextCopy:
