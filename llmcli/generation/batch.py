@@ -20,11 +20,9 @@ from llmcli.generation.engine.engine import Engine
 from llmcli.generation.engine.requests import (
     EngineLimits,
     Event,
-    Failed,
     Finished,
     Generated,
     GenerationRequest,
-    StoppingError,
     UnavailableError,
 )
 from llmcli.generation.engine.sequence import GeneratedSequence
@@ -70,11 +68,10 @@ class BatchResult(Generated):
     def add(self, event: Event) -> None:
         """Receive an event of the engine. Raises errors that are not caused by the prompt."""
         super().add(event)
-        if isinstance(event, Failed):
-            error = event.error
-            if not isinstance(error, LLMError) or isinstance(error, UnavailableError | StoppingError):
-                raise error.__cause__ or error
-            self.error = error
+        if isinstance(event, LLMError) and not isinstance(event, UnavailableError):
+            self.error = event
+        elif isinstance(event, Exception):
+            raise event.__cause__ or event
 
 
 def continuation_request(

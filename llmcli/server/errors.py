@@ -4,15 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmcli.errors import WRONG_USAGE, LLMError
-from llmcli.generation.engine.requests import QueueFullError, StoppingError, UnavailableError
+from llmcli.generation.engine.requests import UnavailableError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-# errors of the engine -> (status, code)
-STATUSES = {
-    QueueFullError: (429, "queue_full"),
-    StoppingError: (503, "stopping"),
-    UnavailableError: (503, "unavailable"),
-}
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
@@ -58,17 +52,17 @@ def invalid(param: str, message: str, code: str | None = None) -> ApiError:
 
 
 def as_api_error(error: BaseException, status: int = 500) -> ApiError:
-    """Convert an exception to the error of a request. `status` is for an LLMError of a class without a
-    specific status that is not about the request's arguments."""
+    """Convert an exception to the error of a request. `status` is for an LLMError that has no specific status
+    and is not about the request's arguments."""
     match error:
         case ApiError():
             return error
         case ModelLoadError():
             return ApiError(error.hint, 503, param="model", code="model_not_loaded")
+        case UnavailableError():
+            return ApiError(str(error), 429 if error.code == "queue_full" else 503, code=error.code)
         case LLMError():
-            usual = 400 if error.exit_code == WRONG_USAGE else status, None
-            specific, code = STATUSES.get(type(error), usual)
-            return ApiError(str(error), specific, code=code)
+            return ApiError(str(error), 400 if error.exit_code == WRONG_USAGE else status)
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         message = "the server is out of memory or threads for this request; try again later"
         return ApiError(message, 503, code="unavailable")

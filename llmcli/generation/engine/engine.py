@@ -33,9 +33,8 @@ from llmcli.generation.engine.requests import (
     EngineLimits,
     GenerationRequest,
     OnEvent,
-    QueueFullError,
-    StoppingError,
     UnavailableError,
+    stopping,
 )
 from llmcli.generation.engine.sequence import GeneratedSequence
 from llmcli.generation.generator import choose_together
@@ -93,13 +92,13 @@ class Engine:
         self, request: GenerationRequest, on_event: OnEvent, group: object = None
     ) -> GeneratedSequence:
         """Add a request to the queue. All requests of a `group` together take turns with other groups. Raises
-        QueueFullError if too many requests are waiting, StoppingError after `close`, and UnavailableError if
-        the engine cannot run."""
+        UnavailableError if too many requests are waiting, after `close`, and if the engine cannot run."""
         with self._changed:
             self._ensure_running()
             waiting = [sequence for sequence in (*self.waiting, *self.aside) if not sequence.is_cancelled]
             if len(waiting) >= self._limits.queue:
-                raise QueueFullError(f"{self._limits.queue} requests are waiting already; try again later")
+                message = f"{self._limits.queue} requests are waiting already; try again later"
+                raise UnavailableError(message, "queue_full")
             sequence = GeneratedSequence(request, on_event, self._model(request.model), group)
             self.waiting.append(sequence)
         self._wake()
@@ -118,7 +117,7 @@ class Engine:
 
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
         """Call a function in a separate thread, one at a time, with a runtime of the model whose cache is
-        empty. Raises StoppingError after `close`, and UnavailableError if the engine cannot run."""
+        empty. Raises UnavailableError after `close`, and if the engine cannot run."""
         future: Future[T] = Future()
 
         def work() -> None:
@@ -137,10 +136,10 @@ class Engine:
         return future
 
     def _ensure_running(self) -> None:
-        """Start the thread if it is not running. The caller holds `_changed`. Raises StoppingError after
-        `close`."""
+        """Start the thread if it is not running. The caller holds `_changed`. Raises UnavailableError,
+        for instance after `close`."""
         if self._is_closed:
-            raise StoppingError()
+            raise stopping()
         if self._thread is None:
             try:
                 self._thread = _start_thread(self._run, name="engine")
@@ -159,7 +158,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self._work()
-            failure: LLMError = StoppingError()
+            failure = stopping()
         except BaseException as error:  # requests must not wait for a thread that has ended
             reason = (
                 "not enough memory"

@@ -27,14 +27,18 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
-class ScoredToken:
-    """A token with its natural log probability under the model, before any filter."""
+class Token:
+    """A token with its natural log probability under the model, before any filter. A new token also has the
+    text that it completes. If the prompt ends inside a word, the `text_bytes` of the first token are only the
+    bytes beyond the prompt."""
 
     # None for a choice, and for text that no single token spells (after a prompt with several tokenizations)
     id: int | None
     text_bytes: bytes
     logprob: float | None  # None: the first token of a prompt
-    alternatives: "tuple[ScoredToken, ...]" = ()  # most likely first; theirs are empty
+    alternatives: "tuple[Token, ...]" = ()  # most likely first; theirs are empty
+    text: str = ""  # "" while a character or a possible stop string is incomplete
+    ends_text: bool = False  # an end-of-text token, which is not part of the text
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,8 @@ class Started:
 
     prompt_tokens: int  # without those that do not fit the context
     cached_tokens: int  # tokens whose keys and values came from an earlier request
-    prompt: tuple[ScoredToken, ...] = ()
+    prompt: tuple[Token, ...] = ()
     ids: tuple[int, ...] = ()  # the tokens before the first new one
-
-
-@dataclass(frozen=True)
-class Token(ScoredToken):
-    """A new token and the text that it completes. If the prompt ends inside a word, the `text_bytes` of the
-    first token are only the bytes beyond the prompt."""
-
-    text: str = ""  # "" while a character or a possible stop string is incomplete
-    ends_text: bool = False  # an end-of-text token, which is not part of the text
 
 
 @dataclass(frozen=True)
@@ -64,30 +59,22 @@ class Finished:
     tokens: int  # number of new tokens
 
 
-@dataclass(frozen=True)
-class Failed:
-    """The request ended with an error; this is the last event."""
-
-    error: Exception
-
-
-class StoppingError(LLMError):
-    """The server is being stopped."""
-
-    def __init__(self) -> None:
-        super().__init__("the server is stopping; try again later")
-
-
 class UnavailableError(LLMError):
-    """The server is out of threads or memory, or its engine has ended. A later request may succeed."""
+    """The engine cannot process a request now; a later one may succeed. The `code` is "queue_full" if too many
+    requests are waiting, "stopping", or "unavailable": no threads or memory are left, or the engine has
+    ended."""
+
+    def __init__(self, message: str, code: str = "unavailable") -> None:
+        super().__init__(message)
+        self.code = code
 
 
-class QueueFullError(LLMError):
-    """Too many requests are waiting; the client may try again later."""
+def stopping() -> UnavailableError:
+    return UnavailableError("the server is stopping; try again later", "stopping")
 
 
-# Started, any number of Token, then Finished; or Failed at any point
-Event = Started | Token | Finished | Failed
+# Started, any number of Token, then Finished; or an exception at any point
+Event = Started | Token | Finished | Exception
 OnEvent = Callable[[Event], None]  # called in the engine's thread; must return quickly
 
 
@@ -99,6 +86,13 @@ class Generated:
     tokens: list[Token] = field(default_factory=list)
     started: Started | None = None
     finished: Finished | None = None
+    _sent: int = 0  # number of tokens
+
+    def take_unsent(self) -> list[Token]:
+        """Return the tokens since the last call."""
+        tokens = self.tokens[self._sent :]
+        self._sent = len(self.tokens)
+        return tokens
 
     def add(self, event: Event) -> None:
         match event:

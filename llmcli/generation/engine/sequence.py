@@ -11,11 +11,9 @@ from llmcli.generation.choices import ScoredText, prompt_space, score_answers, s
 from llmcli.generation.engine.prefix_cache import Prefix, PrefixCache
 from llmcli.generation.engine.requests import (
     Event,
-    Failed,
     Finished,
     GenerationRequest,
     OnEvent,
-    ScoredToken,
     Started,
     Token,
 )
@@ -48,8 +46,8 @@ class GeneratedSequence:
         self.max_bytes = 0  # maximum memory of the KV cache; 0 before `open`
         self.waits_for_step = False  # the prompt is processed, and the next step processes one token
         self._on_event = on_event
-        self._alternatives: deque[tuple[ScoredToken, ...]] = deque()  # for tokens whose pieces are held back
-        self._prompt: list[ScoredToken] = []
+        self._alternatives: deque[tuple[Token, ...]] = deque()  # for tokens whose pieces are held back
+        self._prompt: list[Token] = []
         self._choices: Iterator[list[ScoredText]] | None = None  # choices that are still to be scored
         self._scored: list[ScoredText] = []
 
@@ -155,12 +153,12 @@ class GeneratedSequence:
         """Process tokens of the prompt with their log probabilities; return the logits [V] after the last."""
         rows = self.live_runtime.logits(chunk)
         if not self._cached_ids:
-            self._prompt.append(ScoredToken(chunk[0], self._token_bytes[chunk[0]], None))
+            self._prompt.append(Token(chunk[0], self._token_bytes[chunk[0]], None))
         following = [*chunk[1:], *self._pending[:1]]
         for row, token in zip(rows, following, strict=False):
             logprobs = log_softmax(row[: len(self._token_bytes)])
             others = self._most_likely(logprobs)
-            self._prompt.append(ScoredToken(token, self._token_bytes[token], float(logprobs[token]), others))
+            self._prompt.append(Token(token, self._token_bytes[token], float(logprobs[token]), others))
         return rows[-1]
 
     def _read_end(self, prompt: Prompt) -> None:
@@ -223,12 +221,12 @@ class GeneratedSequence:
         is_asked = self.request.top_logprobs > 0
         self._alternatives.append(self._most_likely(log_softmax(logits), token_of) if is_asked else ())
 
-    def _most_likely(self, logprobs: Doubles, token_of: TokenOf | None = None) -> tuple[ScoredToken, ...]:
+    def _most_likely(self, logprobs: Doubles, token_of: TokenOf | None = None) -> tuple[Token, ...]:
         """Return the requested number of tokens, most likely first, from a Sampler's log probabilities
         [V]."""
         describe = token_of or self._token_of
         return tuple(
-            ScoredToken(*describe(i), float(logprobs[i]))
+            Token(*describe(i), float(logprobs[i]))
             for i in _highest(logprobs, self.request.top_logprobs)
             if logprobs[i] > -np.inf
         )
@@ -245,7 +243,7 @@ class GeneratedSequence:
     def fail(self, error: Exception) -> None:
         self.runtime = None  # its cache may be incomplete
         self.end()
-        self._send(Failed(error))
+        self._send(error)
 
     def _finish(self, reason: str) -> None:
         self.end()

@@ -9,9 +9,8 @@ from functools import partial
 
 from llmcli.errors import LLMError
 from llmcli.generation.engine.engine import Engine
-from llmcli.generation.engine.requests import Event, Failed, Finished, GenerationRequest, Token
+from llmcli.generation.engine.requests import Event, Finished, Generated, GenerationRequest, Token
 from llmcli.generation.engine.sequence import GeneratedSequence
-from llmcli.server.api.answers import StreamedText
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOKENS
 
@@ -33,7 +32,7 @@ class RunningRequests:
         self._submitted: list[GeneratedSequence] = []
         self._submitted_at = time.monotonic()
         self.seconds_to_first: float | None = None
-        self.texts = [StreamedText() for _ in requests]
+        self.texts = [Generated() for _ in requests]
 
     async def __aenter__(self) -> "RunningRequests":
         """Submit the requests. Raises LLMError if the engine's queue is full or it cannot run."""
@@ -95,15 +94,15 @@ class RunningRequests:
                     for paused in self._paused:
                         self._engine.pause(self._submitted[paused], False)
                     self._paused.clear()
-            if isinstance(event, Failed):
-                raise as_api_error(event.error) from event.error
+            if isinstance(event, Exception):
+                raise as_api_error(event) from event
             if isinstance(event, Token) and self.seconds_to_first is None:
                 self.seconds_to_first = time.monotonic() - self._submitted_at
             self.texts[number].add(event)
             left -= isinstance(event, Finished)
             yield number, event
 
-    async def finish(self) -> list[StreamedText]:
+    async def finish(self) -> list[Generated]:
         """Wait until all texts are complete, and return them. Raises ApiError like `events`."""
         async for _ in self.events():
             pass

@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from llmcli.config import Grammar
-from llmcli.generation.engine.requests import StoppingError
-from llmcli.server.api.answers import ChatCompletion, Completion, GenerationAnswer
+from llmcli.generation.engine.requests import stopping
+from llmcli.server.api.answers import Answer, chat_completion, completion
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
 from llmcli.server.api.running import RunningRequests
 from llmcli.server.errors import ApiError, as_api_error
@@ -24,16 +24,16 @@ from llmcli.server.http.service import Call, while_connected
 async def completions(call: Call, body: CompletionBody) -> Response:
     """Continue prompts."""
     call.entry.prompt = body.prompt if isinstance(body.prompt, str) else str(body.prompt)
-    return await _generate(call, body, partial(Completion.of, body, call.model))
+    return await _generate(call, body, partial(completion, body, call.model))
 
 
 async def chat_completions(call: Call, body: ChatBody) -> Response:
     """Answer a conversation."""
     call.entry.prompt = body.messages[-1].message.content
-    return await _generate(call, body, partial(ChatCompletion.of, body, call.model, call.service.models))
+    return await _generate(call, body, partial(chat_completion, body, call.model, call.service.models))
 
 
-async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], GenerationAnswer]) -> Response:
+async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], Answer]) -> Response:
     has_grammar = isinstance(body.constraint[1], Grammar)
     is_class = call.service.classroom is not None
     answer = (
@@ -50,7 +50,7 @@ async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], Gene
     return await while_connected(call.request.receive, _whole(call, answer))
 
 
-async def _whole(call: Call, answer: GenerationAnswer) -> Response:
+async def _whole(call: Call, answer: Answer) -> Response:
     """Answer when all texts are complete."""
     async with RunningRequests(call.service.engine, answer.requests) as running:
         try:
@@ -76,7 +76,7 @@ class EventStream(Response):
     """An answer as server-sent events. It begins with the engine's first event, so that an earlier error gets
     an HTTP status; a later error is sent as an event."""
 
-    def __init__(self, call: Call, answer: GenerationAnswer) -> None:
+    def __init__(self, call: Call, answer: Answer) -> None:
         super().__init__(media_type="text/event-stream; charset=utf-8", headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._call = call
@@ -90,7 +90,7 @@ class EventStream(Response):
             # the server is shutting down, and the time for answers in progress is over
             if not self._call.entry.status:
                 raise
-            await send(_part(_event(as_api_error(StoppingError()).body), more=False))
+            await send(_part(_event(as_api_error(stopping()).body), more=False))
 
     async def _send(self, send: Send) -> None:
         call, answer = self._call, self._answer

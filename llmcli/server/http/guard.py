@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmcli.errors import LLMError
-from llmcli.generation.engine.requests import StoppingError
+from llmcli.generation.engine.requests import stopping
 from llmcli.server.errors import ApiError, as_api_error
 from llmcli.server.http.access import OPEN_PATHS, Access, too_large
 from llmcli.server.limits import MAX_BODY_BYTES
@@ -63,7 +63,7 @@ def _answer_to(error: BaseException, entry: LogEntry) -> ApiError:
         return ApiError("the client disconnected", 499)  # only logged
     if isinstance(error, asyncio.CancelledError):
         # the server is shutting down, and the time for answers in progress is over
-        return as_api_error(StoppingError())
+        return as_api_error(stopping())
     if not isinstance(error, ApiError | LLMError):  # a bug: hidden from the client, logged with its location
         place = extract_tb(error.__traceback__)[-1]
         entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
