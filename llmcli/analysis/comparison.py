@@ -103,16 +103,16 @@ class Comparison:
 
     @cached_property
     def _others(self) -> list[bytes]:
-        return list(dict.fromkeys(self.first.added.others + self.second.added.others))
+        return list(dict.fromkeys(self.first.prediction.other_texts + self.second.prediction.other_texts))
 
     @cached_property
     def _probabilities(self) -> Doubles:
         """The probabilities [2, V + others] of the texts of all tokens, then of `_others`."""
         V = len(self.tokenizer.token_bytes)
         rows = np.zeros((2, V + len(self._others)))
-        for row, added in zip(rows, (self.first.added, self.second.added), strict=True):
-            columns = [*range(V), *(V + self._others.index(text) for text in added.others)]
-            row[columns] = np.exp(added.logprobs)
+        for row, prediction in zip(rows, (self.first.prediction, self.second.prediction), strict=True):
+            columns = [*range(V), *(V + self._others.index(text) for text in prediction.other_texts)]
+            row[columns] = np.exp(prediction.text_logprobs)
         return rows
 
 

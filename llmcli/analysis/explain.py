@@ -55,13 +55,6 @@ class Copy(NamedTuple):
     positions: tuple[int, ...]  # its positions after that context
 
 
-class AddedText(NamedTuple):
-    """The distribution of the text that the next token adds to the prompt."""
-
-    logprobs: Doubles  # [N], of the texts of the V tokens, then of `others`
-    others: tuple[bytes, ...] = ()  # texts that are spelled only by the end of a longer token
-
-
 class Place(NamedTuple):
     """The explained next token, and where it begins: after the prompt or inside it."""
 
@@ -70,6 +63,16 @@ class Place(NamedTuple):
     truncated: int  # prompt tokens that do not fit
     tail_bytes: bytes  # end of the prompt that belongs to the token, not to `context`; usually b""
     allowed: Bools  # [V]: tokens that are consistent with the tail
+
+
+class Prediction(NamedTuple):
+    """A model's prediction of the next token, and of the text that it adds to the prompt."""
+
+    place: Place
+    logprobs: Doubles  # [V], natural log probabilities; -inf for tokens that are never generated
+    # [N], of the texts of the V tokens, then of `other_texts`, which only the end of a longer token spells
+    text_logprobs: Doubles
+    other_texts: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,8 @@ class Explanation:
     logit_lens: Candidates  # predictions of the next token after each layer
     # [N], bits that `token` loses without each context token; NaN: skipped, like the last
     ablation_effects: Doubles
-    # [V], natural log probabilities of the next token, as in `generate`; -inf for tokens that are never
-    # generated: incomplete UTF-8, and bytes that are not in the training text
-    logprobs: Doubles
+    prediction: Prediction  # as in `generate`; its own place is that of the most likely token
     attribution: Attribution  # contributions to the network's logit for `token`
-    # the prediction by text, which differs from `logprobs` if tokens start inside the prompt
-    added: AddedText
     tokenizer: Tokenizer
     copies: tuple[Copy, ...] | None = None  # tokens made more likely by the n-gram cache; None: no cache
     words: NextWords = NO_WORDS  # the next words, if requested
@@ -96,6 +95,12 @@ class Explanation:
     @property
     def token(self) -> int:
         return self.place.token
+
+    @property
+    def logprobs(self) -> Doubles:
+        """Natural log probabilities [V] of the next token; -inf for tokens that are never generated:
+        incomplete UTF-8, and bytes that are not in the training text."""
+        return self.prediction.logprobs
 
     @property
     def tail(self) -> str:
@@ -108,7 +113,7 @@ class Explanation:
     @property
     def entropy(self) -> float:
         """Entropy of the text that the next token adds, in bits."""
-        probabilities = np.exp(self.added.logprobs)
+        probabilities = np.exp(self.prediction.text_logprobs)
         return entropy(probabilities / probabilities.sum())
 
     def most_likely(self, count: int) -> list[int]:
@@ -134,14 +139,6 @@ class Explanation:
         return [(self.tokenizer.label(i), f"{np.exp(self.logprobs[i]):.3f}") for i in self.most_likely(count)]
 
 
-class ExplainedToken(NamedTuple):
-    """A model's prediction of the next token."""
-
-    place: Place
-    logprobs: Doubles  # [V], natural log probabilities; -inf for tokens that are never generated
-    added: AddedText
-
-
 def predict_next(
     runtime: Runtime,
     tokenizer: Tokenizer,
@@ -150,7 +147,7 @@ def predict_next(
     token: int | None = None,
     held: Sequence[int] = (),
     check: Check | None = None,
-) -> ExplainedToken:
+) -> Prediction:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place
     belongs to the most likely text, or is the most likely place of `token`. The KV cache holds the tokens
     `held`; afterwards it holds the tokens before the place that fit. For `check`, see `read_prompt`. Raises
@@ -166,19 +163,19 @@ def predict_next(
     token = continuations[0].tokens[-1]
     token_bytes = vocabulary.token_bytes[token]
     tail = token_bytes[: len(token_bytes) - len(continuations[0].new_bytes)]
-    logprobs = np.where(np.isneginf(first.logits), -np.inf, log_softmax(first.model_logits))
-    added = AddedText(logprobs, tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(logprobs))))
+    logprobs = by_text = np.where(np.isneginf(first.logits), -np.inf, log_softmax(first.model_logits))
+    others = tuple(first.token_of(i)[1] for i in range(len(vocabulary), len(by_text)))
     if first.tokens is not None:  # entry -> token; of several entries with one token, the most likely counts
-        entries = logprobs
         logprobs = np.full(len(vocabulary), -np.inf)
-        np.maximum.at(logprobs, first.tokens, entries)
+        np.maximum.at(logprobs, first.tokens, by_text)
     allowed = np.ones(len(vocabulary), bool)
     if tail:
         allowed[:] = False
         allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
     ids = first.process(continuations[0])
     context = last_tokens(ids, runtime.length, tokenizer.bos_ids)
-    return ExplainedToken(Place(token, context, len(ids) - len(context), tail, allowed), logprobs, added)
+    place = Place(token, context, len(ids) - len(context), tail, allowed)
+    return Prediction(place, logprobs, by_text, others)
 
 
 def explain(
@@ -232,13 +229,12 @@ def explain(
         preceding=recorder.first,
         attention=recorder.weights,
         attribution=attribute_logit(runtime, residuals, recorder.head_outputs, place.token),
-        added=prediction.added,
+        prediction=prediction,
         tokenizer=tokenizer,
         logit_lens=lens,
         copies=copies,
         words=words,
         ablation_effects=effects[recorder.first :],
-        logprobs=prediction.logprobs,
     )
 
 

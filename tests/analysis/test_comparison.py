@@ -72,7 +72,7 @@ def test_tokens_that_start_inside_the_prompt_are_compared_by_the_text_that_they_
         assert same.kl_divergence == 0 and all(change.bits == 0 for change in same.next_tokens(9)), prompt
         assert 0 < other.kl_divergence < 30, prompt
         total = sum(change.first for change in other.next_tokens(10_000))
-        assert total == pytest.approx(np.exp(other.first.added.logprobs).sum(), abs=1e-6), prompt
+        assert total == pytest.approx(np.exp(other.first.prediction.text_logprobs).sum(), abs=1e-6), prompt
 
 
 @pytest.mark.usefixtures("short_search")

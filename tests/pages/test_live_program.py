@@ -134,7 +134,7 @@ def test_activations_and_switches(blank: "Page", tmp_path: Path) -> None:
                 assert np.abs(np.array(found["attention"][layer]) - expected.attention[layer]).max() < 1e-4
                 assert np.abs(np.array(found["last"][layer]) - expected.attention[layer, :, -1]).max() < 1e-4
             assert not any(found["last"][layer] for layer in range(2) if layer not in layers)
-            texts = np.exp(expected.added.logprobs)
+            texts = np.exp(expected.prediction.text_logprobs)
             assert without or found["entropy"] == pytest.approx(entropy(texts / texts.sum()), abs=1e-3)
             lens = np.array([[one["probability"] for one in row] for row in found["lens"]])
             assert np.abs(lens - expected.logit_lens.probabilities)[:-1].max() < 1e-3  # the last: see below
