@@ -118,22 +118,12 @@ class Engine:
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
         """Call a function in a separate thread, one at a time, with a runtime of the model whose cache is
         empty. Raises UnavailableError after `close`, and if the engine cannot run."""
-        future: Future[T] = Future()
-
-        def work() -> None:
-            opened.exception()  # waits until the model is loaded
-            with self._analyzing:
-                if future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(function(opened.result()[0].fork()))
-                    except Exception as error:  # raised by the future's `result`
-                        future.set_exception(error)
-
         with self._changed:
             self._ensure_running()
             opened = self._model(model)
-        _start_thread(work, name="analysis")
-        return future
+        return _call_in_thread(
+            lambda: function(opened.result()[0].fork()), self._analyzing, name="analysis", after=opened
+        )
 
     def _ensure_running(self) -> None:
         """Start the thread if it is not running. The caller holds `_changed`. Raises UnavailableError,
@@ -142,7 +132,7 @@ class Engine:
             raise stopping()
         if self._thread is None:
             try:
-                self._thread = _start_thread(self._run, name="engine")
+                self._thread = _start_thread(self._run, "engine")
             except UnavailableError as error:
                 self.failure = str(error)
                 raise
@@ -320,37 +310,49 @@ class Engine:
 
     def _model(self, name: str) -> "Future[Opened]":
         """Return a model, which may still be loading. The caller holds `_changed`."""
-        if name not in self._models:
-            future: Future[Opened] = Future()
-            _start_thread(self._load, name, future, name="load-model")
-            self._models[name] = future  # after starting the thread, without which it would never complete
-            future.add_done_callback(self._wake)
-        return self._models[name]
-
-    def _load(self, name: str, future: "Future[Opened]") -> None:
-        """Load a model, in a separate thread."""
-        with self._loading:
-            try:
-                future.set_result(self._open_model(name))
-            except BaseException as error:  # raised by the future's `result`
-                with self._changed:
-                    del self._models[name]  # the next request tries again
-                future.set_exception(error)
+        opened = self._models.get(name)
+        if opened is None or (opened.done() and opened.exception()):  # after an error, it is loaded again
+            opened = _call_in_thread(lambda: self._open_model(name), self._loading, name="load-model")
+            opened.add_done_callback(self._wake)
+            self._models[name] = opened
+        return opened
 
 
 def _in_turn(sequences: Iterable[GeneratedSequence]) -> list[GeneratedSequence]:
     """Order sequences by turns: the first of each group, then the second of each, and so on."""
     turns = Counter[object]()
-    numbered = []
-    for sequence in sequences:
-        numbered.append((turns[sequence.group], sequence))
+
+    def turn(sequence: GeneratedSequence) -> int:
         turns[sequence.group] += 1
-    return [sequence for _, sequence in sorted(numbered, key=lambda pair: pair[0])]
+        return turns[sequence.group]
+
+    return sorted(sequences, key=turn)
 
 
-def _start_thread(function: Callable[..., None], *arguments: Any, name: str) -> threading.Thread:
+def _call_in_thread(
+    function: Callable[[], T], lock: threading.Lock, *, name: str, after: "Future[Any] | None" = None
+) -> "Future[T]":
+    """Call a function in a separate thread, once the future `after` is done. Only one function with the same
+    `lock` runs at a time. Raises UnavailableError if the system has no threads left."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        if after is not None:
+            after.exception()  # waits
+        with lock:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function())
+                except BaseException as error:  # raised by the future's `result`
+                    future.set_exception(error)
+
+    _start_thread(work, name)
+    return future
+
+
+def _start_thread(function: Callable[[], None], name: str) -> threading.Thread:
     """Start a thread. Raises UnavailableError if the system has none left."""
-    thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
+    thread = threading.Thread(target=function, name=name, daemon=True)
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
