@@ -144,16 +144,14 @@ def score_continuations(
     prompt: Prompt,
     continuations: Sequence[str],
     *,
-    reserve: int = 0,
     cached: int = 0,
 ) -> Iterator[list[ScoredText]]:
     """Score continuations of a prompt. Yields a batch at a time, and [] in between, so that each step takes
-    little longer than a chunk of a prompt. Only the end of a long prompt is used, so that `reserve` tokens of
-    the context stay free. The runtime's cache begins with the first `cached` tokens of the prompt's head, but
+    little longer than a chunk of a prompt. Only the end of a long prompt is used. The runtime's cache begins with the first `cached` tokens of the prompt's head, but
     not all of it. Raises LLMError for a continuation that does not fit the context."""
     lengths = [len(tokenizer.encode(text)) for text in continuations]
     longest = max(lengths)
-    space = prompt_space(runtime.context - reserve, longest)
+    space = prompt_space(runtime.context, longest)
     if space < 1:
         raise _too_long(continuations[lengths.index(longest)], longest, 1, runtime.context)
     head, tail = prompt.split(space, tokenizer.bos_ids)

@@ -52,17 +52,18 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
         if runtime.length == runtime.context:
             runtime.shift(text.ids[:-1])
         # step: process the last chosen token; the KV cache holds the previous ones
-        for _, pieces in step_with_draft(runtime, text, runtime.context):
+        for _, pieces in step_with_draft(runtime, text):
             yield from pieces
 
 
-def step_with_draft(runtime: Runtime, text: "GeneratedText", context: int) -> list[tuple[Array, list[Piece]]]:
+def step_with_draft(runtime: Runtime, text: "GeneratedText") -> list[tuple[Array, list[Piece]]]:
     """Process the last chosen token, together with a draft of the next ones if there is one, and append
     tokens until one differs from the draft. Returns, for each appended token, (logits [V], pieces). The cache
-    then holds the tokens before the last appended one; `context` limits their number."""
+    then holds the tokens before the last appended one."""
     length = runtime.length
     token = text.ids[-1]
-    most = min(runtime.draft_tokens, context - length - 1, text.sampling.max_tokens - text.tokens - 1)
+    space = min(runtime.context - length, text.sampling.max_tokens - text.tokens)
+    most = min(runtime.draft_tokens, space - 1)
     draft = text.drafts.draft(text.ids, most)
     rows = runtime.logits_of_draft([token, *draft]) if draft else runtime.step(token)[None]
     steps = []

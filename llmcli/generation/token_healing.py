@@ -214,15 +214,15 @@ class FirstToken:
     def continuations(self, min_probability: float, sampler: Sampler | None = None) -> Iterator[Continuation]:
         """Yield all continuations with at least this probability, after a sampler's filters if there is a
         sampler. Each adds at least one token after the prompt's text."""
-        factors = np.ones(len(self.logits))
+        groups = self._groups
         if sampler is not None:
             own = softmax(self.logits.astype(np.float64))
             chosen = sampler.probabilities(self.logits, self.tokens)
             factors = np.divide(chosen, own, out=np.zeros_like(own), where=own > 0)
-        for group in self._groups:
-            probabilities = group.probabilities * factors[group.entries]
-            for i in np.flatnonzero(probabilities >= min_probability).tolist():
-                yield self._continuation(group, i)._replace(probability=float(probabilities[i]))
+            groups = [
+                group._replace(probabilities=group.probabilities * factors[group.entries]) for group in groups
+            ]
+        return self._selected(groups, lambda group: group.probabilities >= min_probability)
 
     def continuations_of(self, entry: int) -> list[Continuation]:
         """Return the continuations summed in an entry, most likely first."""
@@ -247,12 +247,16 @@ class FirstToken:
         return [*self._head, *continuation.tokens[:-1]]
 
     def _ranked(self, selects: "Callable[[_Group], Bools]") -> list[Continuation]:
-        selected = [
-            self._continuation(group, i)
-            for group in self._groups
-            for i in np.flatnonzero(selects(group)).tolist()
-        ]
-        return sorted(selected, key=lambda continuation: -continuation.probability)
+        return sorted(self._selected(self._groups, selects), key=lambda one: -one.probability)
+
+    def _selected(
+        self, groups: "Sequence[_Group]", selects: "Callable[[_Group], Bools]"
+    ) -> Iterator[Continuation]:
+        for group in groups:
+            for i in np.flatnonzero(selects(group)).tolist():
+                token = int(group.tokens[i])
+                new_bytes = self._vocabulary.token_bytes[token][group.inside :]
+                yield Continuation(float(group.probabilities[i]), (*group.before, token), new_bytes)
 
     def _find_groups(self, in_word: bool) -> Iterator["_Group"]:
         vocabulary = self._vocabulary
@@ -295,11 +299,6 @@ class FirstToken:
         shift = float(np.logaddexp.reduce(aligned[0][2].astype(np.float64))) if aligned else 0.0
         with np.errstate(divide="ignore"):
             self.logits = self.model_logits = (np.log(probabilities) + shift).astype(np.float32)
-
-    def _continuation(self, group: "_Group", i: int) -> Continuation:
-        token = int(group.tokens[i])
-        new_bytes = self._vocabulary.token_bytes[token][group.inside :]
-        return Continuation(float(group.probabilities[i]), (*group.before, token), new_bytes)
 
 
 class _Group(NamedTuple):

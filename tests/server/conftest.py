@@ -25,17 +25,24 @@ from tests.conftest import TEXT, random_checkpoint
 URL = "http://127.0.0.1:8000"
 
 
-def models_of(paths: Sequence[Path], on_note: Callable[[str], None] = lambda note: None) -> Models:
-    return Models(paths, device="cpu", quantize=None, context=None, cache=True, on_note=on_note)
+def models_of(
+    paths: Sequence[Path], on_note: Callable[[str], None] = lambda note: None, context: int | None = None
+) -> Models:
+    return Models(paths, device="cpu", quantize=None, context=context, cache=True, on_note=on_note)
 
 
-def app_of(paths: Sequence[Path], on_note: Callable[[str], None] = lambda note: None, **options: Any) -> Starlette:
+def app_of(
+    paths: Sequence[Path],
+    on_note: Callable[[str], None] = lambda note: None,
+    context: int | None = None,
+    **options: Any,
+) -> Starlette:
     """The application that serves these model files, to this computer."""
     usual: dict[str, Any] = {
         "limits": EngineLimits(), "access": Access(LOOPBACK_NAMES, frozenset(), None, None), "log": lambda line: None,
         "log_contents": False, "on_ready": lambda: None, "on_load_error": lambda error: None,
     }  # fmt: skip
-    return create_app(models_of(paths, on_note), **usual | options)
+    return create_app(models_of(paths, on_note, context), **usual | options)
 
 
 def client_of(paths: Sequence[Path], *arguments: Any, **options: Any) -> TestClient:

@@ -99,6 +99,16 @@ def test_a_prompt_longer_than_the_context_is_cut_where_that_is_asked(client):
             assert client.post(path, json=body | {"prompt": [5] * 64}).status_code == 200
 
 
+def test_a_limited_context_holds_in_all_routes(served):
+    cut = {"prompt": [5, 6, 7] * 10, "truncate_prompt_tokens": -1, "n": 1}
+    end = {"prompt": cut["prompt"][-8:], "n": 1}
+    with client_of(served, context=8) as client:
+        for path, key in (("/v1/next", "next"), ("/v1/explain", "tokens")):
+            answers = [client.post(path, json=fields) for fields in (cut, end)]
+            assert [answer.json()[key] for answer in answers] == [answers[1].json()[key]] * 2, path
+        assert client.post("/v1/next", json={"prompt": cut["prompt"]}).status_code == 400
+
+
 def test_the_tokens_before_a_continuation(client, completion, tokenizer):
     asked = {"prompt": "The ca", "max_tokens": 3, "return_token_ids": True, "logprobs": 0}
     choice = completion(**asked)["choices"][0]

@@ -150,7 +150,7 @@ def _run(models: "Models", listener: "socket.socket", access: "Access", options:
 
     app = create_app(
         models,
-        limits=EngineLimits(concurrent=options.max_concurrent, context=options.context),
+        limits=EngineLimits(concurrent=options.max_concurrent),
         access=access,
         log=console.note,
         log_contents=options.log_prompts,

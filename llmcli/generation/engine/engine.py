@@ -216,9 +216,7 @@ class Engine:
                 continue
             try:
                 if not sequence.max_bytes:
-                    runtime, tokenizer = sequence.opened.result()
-                    context = min(runtime.context, self._limits.context or runtime.context)
-                    sequence.open(tokenizer, context, runtime.cache_bytes_per_token)
+                    sequence.open()
                 if not self._has_memory(sequence):
                     return
                 self.active.append(sequence)

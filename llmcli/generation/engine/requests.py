@@ -113,4 +113,3 @@ class EngineLimits:
     queue: int = 64  # waiting requests; more are refused
     live_bytes: int = 4 << 30  # keys and values of sequences decoded together; one always runs
     prefix_bytes: int = 1 << 30  # keys and values kept from earlier requests
-    context: int | None = None  # tokens; None: the model's context length

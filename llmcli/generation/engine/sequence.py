@@ -53,20 +53,23 @@ class GeneratedSequence:
 
     # ---- the prompt
 
-    def open(self, tokenizer: Tokenizer, context: int, bytes_per_token: int) -> None:
-        """Prepare for a model. The prompt has at least one token; a prompt to score fits `context`."""
+    def open(self) -> None:
+        """Prepare for the model, which is loaded. The prompt has at least one token; a prompt to score fits the
+        context."""
         prompt, sampling = self.request.prompt, self.request.sampling
+        runtime, tokenizer = self.opened.result()
         tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
         self._tokenizer = tokenizer
-        self._context = context
+        self._context = runtime.context
         self._token_bytes = tokenizer.vocabulary.token_bytes
         ids = prompt.ids
         self.text = GeneratedText(tokenizer, ids, sampling, self.request.stop_ids, self.request.grammar)
         # tokens to process before the next one can be chosen
-        self._pending: Sequence[int] = prompt.split(context, tokenizer.bos_ids)[0]
+        self._pending: Sequence[int] = prompt.split(self._context, tokenizer.bos_ids)[0]
         self._cached_ids: list[int] = []  # the tokens in the cache
         self._is_shifted = False  # whether the cache depends on tokens that it no longer holds
-        self.max_bytes = min(context, len(ids) + sampling.max_tokens) * bytes_per_token
+        tokens = min(self._context, len(ids) + sampling.max_tokens)
+        self.max_bytes = tokens * runtime.cache_bytes_per_token
 
     def begin(self, prefixes: PrefixCache, live: Iterable[Prefix]) -> None:
         """Get a runtime whose cache holds the longest part of the prompt found in any kept or `live`
@@ -128,9 +131,8 @@ class GeneratedSequence:
                     runtime, self._tokenizer, ids, request.choices, request.stop_ids
                 )
             else:
-                reserve = runtime.context - self._context
                 self._choices = score_continuations(
-                    runtime, self._tokenizer, request.prompt, request.choices, reserve=reserve, cached=cached
+                    runtime, self._tokenizer, request.prompt, request.choices, cached=cached
                 )
         self._scored += next(self._choices)
         if len(self._scored) == len(request.choices):
@@ -164,8 +166,7 @@ class GeneratedSequence:
     def _read_end(self, prompt: Prompt) -> None:
         """Process the end of a prompt with several tokenizations, and choose the first token."""
         cached = len(self._cached_ids)
-        reserve = self.live_runtime.context - self._context
-        first = read_prompt(self.live_runtime, self._tokenizer, prompt, reserve=reserve, cached=cached)
+        first = read_prompt(self.live_runtime, self._tokenizer, prompt, cached=cached)
         self._add_alternatives(first.model_logits, first.token_of)
         pieces = self.text.add_first(first)
         ids = self.text.ids if self.text.last_token else self.text.ids[:-1]
@@ -195,7 +196,7 @@ class GeneratedSequence:
     def step(self) -> None:
         """Process the next token of this text alone, with a draft of the tokens after it."""
         first = len(self.text.ids) - 1
-        steps = step_with_draft(self.live_runtime, self.text, self._context)
+        steps = step_with_draft(self.live_runtime, self.text)
         self._cached_ids += self.text.ids[first : first + len(steps)]
         for logits, _ in steps:
             self._add_alternatives(logits)

@@ -14,6 +14,7 @@ from llmcli.errors import LLMError, OnNote
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import expert_names, open_runtime
 from llmcli.models.runtime import Runtime
@@ -63,6 +64,7 @@ class ServedModel:
         if self._readable is None or self._readable[0] is not checkpoint:
             self.check_unchanged()  # tensors are read again
             self._readable = checkpoint, NumpyRuntime(checkpoint)
+            self._readable[1].context = self.context
         return self._readable[1].fork()
 
     def check_unchanged(self) -> None:
@@ -152,7 +154,9 @@ class Models:
             Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()
-            return self._open(model.source), model.tokenizer
+            runtime = self._open(model.source)
+            runtime.context = network_of(runtime).context = model.context
+            return runtime, model.tokenizer
         except (LLMError, OSError, MemoryError) as error:
             self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")
             if isinstance(error, ModelLoadError):

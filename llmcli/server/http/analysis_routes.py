@@ -193,15 +193,13 @@ async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
     ids = body.token_ids
     check_ids("token_ids", ids, model)
     prompt = await call.search(lambda _: _encode(body, model, len(ids)))
-    bos_ids, context = model.tokenizer.bos_ids, model.context
-    weights = await call.analyze(
-        lambda run, check: _expert_weights(run, prompt.ids, ids, context, bos_ids, check)
-    )
+    bos_ids = model.tokenizer.bos_ids
+    weights = await call.analyze(lambda run, check: _expert_weights(run, prompt.ids, ids, bos_ids, check))
     return {"model": model.name, "experts": model.experts, "weights": weights}
 
 
 def _expert_weights(
-    runtime: Runtime, prompt: list[int], ids: list[int], context: int, bos_ids: list[int], check: Check
+    runtime: Runtime, prompt: list[int], ids: list[int], bos_ids: list[int], check: Check
 ) -> list[list[float]]:
     """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine.
     When the context is full, its oldest tokens are removed, as in generation."""
@@ -209,9 +207,9 @@ def _expert_weights(
     rows = []
     for token in ids:
         check()
-        if runtime.length == context:
+        if runtime.length == runtime.context:
             runtime.shift(read[:-1])
-        runtime.prefill(read[-1:] if runtime.length else last_tokens(read, context, bos_ids))
+        runtime.prefill(read[-1:] if runtime.length else last_tokens(read, runtime.context, bos_ids))
         rows.append(runtime.expert_weights()[-1])
         read.append(token)
     return [[round(float(weight), 4) for weight in row] for row in rows]

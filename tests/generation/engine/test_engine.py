@@ -435,9 +435,9 @@ def test_sequences_wait_for_memory(start):
 @pytest.mark.parametrize("bos_token", [None, "<|im_start|>"])
 def test_the_context_can_be_limited(start, bos_token):
     tokenizer = Tokenizer(TOKENIZER._inner, TOKENIZER.kind, bos_token)
-    engine = start(EngineLimits(context=16), lambda name: (runtime_of(name), tokenizer))
     runtime = runtime_of("dense").fork()
     runtime.context = 16
+    engine = start(open_model=lambda name: (runtime.fork(), tokenizer))
     for prompt in ("The cat sat on the mat. The dog ate the hat. The cat", "The"):
         client = ask(engine, Prompt.of(prompt, tokenizer)).wait()
         runtime.rewind()
