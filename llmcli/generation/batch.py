@@ -8,7 +8,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from queue import SimpleQueue
 
 from llmcli.config import SamplingConfig
@@ -40,6 +39,7 @@ class BatchResult(Generated):
     known: dict[str, float] = field(default_factory=dict)  # "known" and "confidence" of a known answer
     error: LLMError | None = None
     request: GenerationRequest | None = None
+    sequence: GeneratedSequence | None = None  # the request in the engine
 
     @property
     def is_done(self) -> bool:
@@ -83,7 +83,7 @@ def continuation_request(
     literal: bool = False,
 ) -> GenerationRequest:
     """Return the request to continue a text like `generate`, or to score its continuations."""
-    return _request(Prompt.of(prompt, tokenizer, literal=literal), sampling, choices)
+    return _request(Prompt.of(prompt, tokenizer, literal=literal), sampling, choices, frozenset())
 
 
 def answer_request(
@@ -95,19 +95,24 @@ def answer_request(
     longest = 1 + max(len(encode(choice)) for choice in choices) if choices else sampling.max_tokens
     ids, dropped_turns, stop_ids = assistant.encode(messages, longest)
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids)))
-    return replace(_request(Prompt(ids), sampling, choices, stop_ids), dropped_turns=dropped_turns)
+    return _request(Prompt(ids), sampling, choices, stop_ids, dropped_turns)
 
 
 def _request(
     prompt: Prompt,
     sampling: SamplingConfig,
     choices: Sequence[str],
-    stop_ids: frozenset[int] = frozenset(),
+    stop_ids: frozenset[int],
+    dropped_turns: int = 0,
 ) -> GenerationRequest:
-    if choices:
-        sampling = SamplingConfig(temperature=0.0)
     return GenerationRequest(
-        "", prompt, sampling, stop_ids, top_logprobs=len(choices), choices=tuple(choices)
+        "",
+        prompt,
+        SamplingConfig(temperature=0.0) if choices else sampling,
+        stop_ids,
+        top_logprobs=len(choices),
+        choices=tuple(choices),
+        dropped_turns=dropped_turns,
     )
 
 
@@ -122,24 +127,21 @@ def decode_batch(
     whether to end the text."""
     engine = Engine(lambda name: (runtime, tokenizer), EngineLimits(concurrent=CONCURRENT, queue=WINDOW))
     arrived: SimpleQueue[tuple[int, BatchResult, Event]] = SimpleQueue()
-    source = iter(requests)
+    numbered = enumerate(requests)
     pending = deque[BatchResult]()
-    numbers = count()
-    running: dict[int, GeneratedSequence] = {}
 
-    def submit(request: GenerationRequest | BatchResult) -> None:
-        number = next(numbers)
+    def submit(number: int, request: GenerationRequest | BatchResult) -> None:
         result = request if isinstance(request, BatchResult) else BatchResult(request=request)
         pending.append(result)
         if isinstance(request, GenerationRequest):
-            running[number] = engine.submit(request, lambda event: arrived.put((number, result, event)))
+            result.sequence = engine.submit(request, lambda event: arrived.put((number, result, event)))
 
     try:
         while True:
             while len(pending) < WINDOW and not (pending and pending[0].is_done):
-                if (request := next(source, None)) is None:
+                if (following := next(numbered, None)) is None:
                     break
-                submit(request)
+                submit(*following)
             if not pending:
                 return
             while not pending[0].is_done:
@@ -147,11 +149,9 @@ def decode_batch(
                 if result.is_done:
                     continue  # an event that arrived after the text was ended
                 result.add(event)
-                if ends(number, result.text):
-                    engine.cancel(running[number])
+                if result.sequence and ends(number, result.text):
+                    engine.cancel(result.sequence)
                     result.finished = result.finished or Finished("stop", len(result.tokens))
-                if result.is_done:
-                    del running[number]
             yield pending.popleft()
     finally:
         engine.close()

@@ -9,6 +9,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -123,13 +124,19 @@ class Assistant:
         ids, dropped = self._fit(messages, sampling.max_tokens)
         if dropped:
             yield TurnsDropped(dropped, self.runtime.context)
-        try:
+        with self._cache():
             yield from self._read(ids)
             yield from self._generate(sampling)
+
+    @contextmanager
+    def _cache(self) -> Iterator[None]:
+        """Note what the runtime's cache holds at the end: nothing after an error, such as a KeyboardInterrupt
+        inside a layer, which leaves the cache undefined."""
+        try:
+            yield
         except GeneratorExit:
             raise
         except BaseException:
-            # including a KeyboardInterrupt inside a layer, which leaves the cache undefined
             self.runtime.rewind()
             raise
         finally:
@@ -148,7 +155,7 @@ class Assistant:
         like `answer`, and, unless `only_likely`, for an answer that does not fit the context."""
         ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
         scores: list[ScoredText] = []
-        try:
+        with self._cache():
             for _ in self._read(ids):
                 check()
             for batch in score_answers(
@@ -156,13 +163,8 @@ class Assistant:
             ):
                 check()
                 scores += batch
-            return scores
-        except BaseException:  # as in `answer`
-            self.runtime.rewind()
-            raise
-        finally:
-            self.runtime.rewind(min(self.runtime.length, len(ids) - 1))
-            self._length = self.runtime.length
+            self.runtime.rewind(len(ids) - 1)
+        return scores
 
     def read_answer(self, messages: Messages) -> tuple[list[int], list[Piece]]:
         """Return (tokens before the answer that ends `messages`, its pieces, as if it were generated now).
@@ -173,15 +175,14 @@ class Assistant:
         ids, _ = self._fit(before, len(tokens))
         text = GeneratedText(self.tokenizer, ids, SamplingConfig(max_tokens=len(tokens) + 1), self._stop_ids)
         pieces = []
-        try:
+        with self._cache():
             for _ in self._read(ids):
                 pass
             for token in tokens:
                 logits = self.runtime.step(text.ids[-1])[: len(self.tokenizer.token_bytes)]
                 pieces += text.append((token, float(log_softmax(logits)[token])))
-            return ids, pieces
-        finally:
             self.runtime.rewind()
+        return ids, pieces
 
     def encode(self, messages: Messages, max_tokens: int) -> tuple[list[int], int, frozenset[int]]:
         """Return (tokens of a new conversation, number of turns left out, tokens that end its answer of at

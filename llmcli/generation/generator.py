@@ -16,7 +16,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.data.tokenizers.vocabulary import START, state_after, state_between
 from llmcli.errors import usage
 from llmcli.generation.drafts import Drafts
-from llmcli.generation.grammar import CompiledGrammar, GrammarState, compile_grammar
+from llmcli.generation.grammar import GrammarState, compile_grammar
 from llmcli.generation.sampler import Sampler, logit_bias, min_logit, usable_temperature
 from llmcli.generation.token_healing import FirstToken, Prompt, last_tokens, read_prompt
 from llmcli.models.logits import masked
@@ -111,7 +111,7 @@ class GeneratedText:
         ids: Sequence[int],
         how: SamplingConfig | Sampler,
         stop_ids: Collection[int] = (),
-        grammar: CompiledGrammar | None = None,
+        grammar: GrammarState | None = None,
     ) -> None:
         """`ids` are the prompt's tokens. `stop_ids` also end the text; the repetition penalty does not apply
         to them, since every turn of a conversation has them. `grammar` is the compiled grammar of the
@@ -147,7 +147,7 @@ class GeneratedText:
         self._grammar = None
         if sampling.grammar:
             grammar = grammar or compile_grammar(sampling.grammar, tokenizer, is_answer=bool(stop_ids))
-            self._grammar = GrammarState(grammar, tokenizer, self._end_ids)
+            self._grammar = grammar.copy(self._end_ids)
 
     @property
     def _allowed(self) -> Bools | None:

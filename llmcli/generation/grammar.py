@@ -7,14 +7,15 @@ text, the model still chooses among its tokenizations. V = size of the vocabular
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmcli.config import Grammar
 from llmcli.data.tokenizers.tokenizer import Tokenizer
+from llmcli.data.tokenizers.vocabulary import Vocabulary
 from llmcli.errors import missing_extra, usage
 from llmcli.models.runtime import Bools
 
@@ -29,29 +30,28 @@ _EXCERPT = r"\s+\d+ \| .*|\s*\^+\s*"  # lines of the grammar quoted in an error
 _PLACE = r"at \d+\(\d+\): (failed to compile JSON schema: )?"
 
 
-class CompiledGrammar(NamedTuple):
-    """A compiled grammar for texts in one vocabulary, in the state before the first token."""
-
-    name: str  # for errors
-    matcher: "LLMatcher"
-
-
-def compile_grammar(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool) -> CompiledGrammar:
+def compile_grammar(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool) -> "GrammarState":
     """Compile a grammar, which may take seconds. The answer in a conversation may begin with SentencePiece's
     space. Raises LLMError for a grammar that cannot be used, or if llguidance is not installed."""
     return _compiled(grammar, tokenizer.of_any_bytes, is_answer and tokenizer.adds_prefix_space)
 
 
 class GrammarState:
-    """The state of a grammar during generation: the tokens that it allows next."""
+    """The state of a compiled grammar in a text: the tokens that it allows next."""
 
-    def __init__(self, grammar: CompiledGrammar, tokenizer: Tokenizer, end_ids: Collection[int]) -> None:
-        """`end_ids` end the text."""
-        self._matcher = grammar.matcher.deep_copy()
-        self._name = grammar.name
-        self._vocabulary = tokenizer.vocabulary
+    def __init__(
+        self, name: str, matcher: "LLMatcher", vocabulary: Vocabulary, end_ids: Iterable[int] = ()
+    ) -> None:
+        """`name` is for errors; `end_ids` end the text."""
+        self._name = name
+        self._matcher = matcher
+        self._vocabulary = vocabulary
         self._end_ids = list(end_ids)
         self._allowed: Bools | None = None
+
+    def copy(self, end_ids: Iterable[int]) -> "GrammarState":
+        """Return the state for another text, which `end_ids` end."""
+        return GrammarState(self._name, self._matcher.deep_copy(), self._vocabulary, end_ids)
 
     @property
     def allowed(self) -> Bools:
@@ -95,7 +95,7 @@ class GrammarState:
 
 
 @lru_cache(maxsize=8)  # entries may take 150 MB
-def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> CompiledGrammar:
+def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> GrammarState:
     name = NAMES[grammar.kind]
     if len(grammar.text) > MAX_CHARACTERS:
         raise usage(f"the {name} has {len(grammar.text):,} characters; use one of at most {MAX_CHARACTERS:,}")
@@ -109,7 +109,7 @@ def _compiled(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -
         # the line number in the converted grammar means nothing to the user
         reason = reason if grammar.kind == "grammar" else re.sub(_PLACE, "", reason)
         raise usage(f"the {name} cannot be used: {reason}")
-    return CompiledGrammar(name, matcher)
+    return GrammarState(name, matcher, tokenizer.vocabulary)
 
 
 def _as_lark(grammar: Grammar, tokenizer: Tokenizer, begins_with_space: bool) -> str:

@@ -36,13 +36,9 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-class ModelLoadError(LLMError):
-    """A served model that cannot be loaded. Clients see the `hint`; the message names files and is for the
-    log."""
-
-    def __init__(self, message: str, hint: str = "the model could not be loaded; the server's log says why"):
-        super().__init__(message)
-        self.hint = hint
+def not_loaded(message: str) -> ApiError:
+    """Return the error for a served model that cannot be loaded."""
+    return ApiError(message, 503, param="model", code="model_not_loaded")
 
 
 def invalid(param: str, message: str, code: str | None = None) -> ApiError:
@@ -57,8 +53,6 @@ def as_api_error(error: BaseException, status: int = 500) -> ApiError:
     match error:
         case ApiError():
             return error
-        case ModelLoadError():
-            return ApiError(error.hint, 503, param="model", code="model_not_loaded")
         case UnavailableError():
             return ApiError(str(error), 429 if error.code == "queue_full" else 503, code=error.code)
         case LLMError():

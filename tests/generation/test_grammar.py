@@ -61,7 +61,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def state_of(grammar: Grammar, tokenizer: Tokenizer, *, is_answer: bool = False) -> GrammarState:
-    return GrammarState(compile_grammar(grammar, tokenizer, is_answer=is_answer), tokenizer, tokenizer.eos_ids)
+    return compile_grammar(grammar, tokenizer, is_answer=is_answer).copy(tokenizer.eos_ids)
 
 
 def test_exactly_the_tokens_of_the_language_are_allowed(tokenizer) -> None:

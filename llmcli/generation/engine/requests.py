@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
-from llmcli.generation.grammar import CompiledGrammar
+from llmcli.generation.grammar import GrammarState
 from llmcli.generation.token_healing import Prompt
 
 
@@ -23,7 +23,7 @@ class GenerationRequest:
     choices: tuple[str, ...] = ()
     dropped_turns: int = 0  # oldest turns of a conversation that are not in the prompt
     # the grammar of `sampling`, compiled beforehand so that the engine does not wait for the compiler
-    grammar: CompiledGrammar | None = None
+    grammar: GrammarState | None = None
 
 
 @dataclass(frozen=True)

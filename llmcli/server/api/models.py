@@ -18,7 +18,7 @@ from llmcli.models.ngram_runtime import network_of
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import expert_names, open_runtime
 from llmcli.models.runtime import Runtime
-from llmcli.server.errors import ApiError, ModelLoadError
+from llmcli.server.errors import ApiError, not_loaded
 
 MAX_LISTED = 10  # names in an error
 
@@ -60,7 +60,7 @@ class ServedModel:
 
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
         """Open a runtime whose activations can be recorded, for this model or a model of its ensemble. The
-        latest runtime is kept. Raises ModelLoadError if the file has changed since it was opened."""
+        latest runtime is kept. Raises ApiError if the file has changed since it was opened."""
         if self._readable is None or self._readable[0] is not checkpoint:
             self.check_unchanged()  # tensors are read again
             self._readable = checkpoint, NumpyRuntime(checkpoint)
@@ -68,7 +68,7 @@ class ServedModel:
         return self._readable[1].fork()
 
     def check_unchanged(self) -> None:
-        """Raise ModelLoadError if the file was replaced since it was opened, because its tensors would be
+        """Raise ApiError if the file was replaced since it was opened, because its tensors would be
         read with the wrong header."""
         try:
             if _version(self.path) == self._version:
@@ -76,8 +76,7 @@ class ServedModel:
             reason = "was replaced while the server was running"
         except OSError as error:
             reason = f"can no longer be read ({error.strerror})"
-        message = f"the file of {self.name} {reason}; restart llm serve"
-        raise ModelLoadError(message, message)
+        raise not_loaded(f"the file of {self.name} {reason}; restart llm serve")
 
     def as_json(self) -> dict[str, object]:
         """Return the model's entry in /v1/models."""
@@ -148,7 +147,7 @@ class Models:
         return self._models[name]
 
     def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
-        """Load a model. Raises LLMError."""
+        """Load a model. Raises ApiError; its cause names files and is for the log."""
         model = self._models[name]
         with suppress(RuntimeError):  # if no thread can be started, the first request does the work
             Thread(target=model.prepare, name="prepare-model", daemon=True).start()
@@ -157,8 +156,8 @@ class Models:
             runtime = self._open(model.source)
             runtime.context = network_of(runtime).context = model.context
             return runtime, model.tokenizer
-        except (LLMError, OSError, MemoryError) as error:
+        except (ApiError, LLMError, OSError, MemoryError) as error:
             self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")
-            if isinstance(error, ModelLoadError):
+            if isinstance(error, ApiError):
                 raise
-            raise ModelLoadError(str(error)) from error
+            raise not_loaded("the model could not be loaded; the server's log says why") from error

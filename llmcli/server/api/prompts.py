@@ -8,7 +8,7 @@ from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError, brief
 from llmcli.generation.chat import count_turns, fit
-from llmcli.generation.grammar import CompiledGrammar, compile_grammar
+from llmcli.generation.grammar import GrammarState, compile_grammar
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api.bodies import GenerationBody
 from llmcli.server.api.models import MAX_LISTED, ServedModel
@@ -51,9 +51,7 @@ def check_ids(param: str, ids: Sequence[int], model: ServedModel) -> None:
         raise invalid(param, f"must have token ids from 0 to {size - 1}, found {brief(outside)}")
 
 
-def compile_constraint(
-    body: GenerationBody, model: ServedModel, *, is_answer: bool
-) -> CompiledGrammar | None:
+def compile_constraint(body: GenerationBody, model: ServedModel, *, is_answer: bool) -> GrammarState | None:
     """Compile the grammar of the text, if there is one. Raises ApiError for a grammar that no text can match,
     and for biases of tokens outside the vocabulary."""
     check_ids("logit_bias", list(body.logit_bias), model)

@@ -94,6 +94,8 @@ class RunningRequests:
                     for paused in self._paused:
                         self._engine.pause(self._submitted[paused], False)
                     self._paused.clear()
+            if isinstance(event, ApiError):
+                raise event
             if isinstance(event, Exception):
                 raise as_api_error(event) from event
             if isinstance(event, Token) and self.seconds_to_first is None:

@@ -54,7 +54,8 @@ class Access:
             names = ", ".join(sorted(self.hosts))
             message = f"the Host header must name this computer ({names}), found {host[:100]!r}"
             raise ApiError(message, 403, code="host_not_allowed")
-        if origin is not None and not self._is_allowed(origin, host):
+        own = (f"http://{host.lower()}", f"https://{host.lower()}")
+        if origin is not None and "*" not in self.origins and origin not in {*own, *self.origins}:
             raise ApiError(
                 f"requests from pages of {origin[:100]!r} are not allowed; llm serve allows those of an origin "
                 "that --cors-origin names",
@@ -69,10 +70,6 @@ class Access:
                 problem = "wrong" if scheme else "missing"
                 message = f"the API key is {problem}; send it as the header Authorization: Bearer KEY"
                 raise ApiError(message, 401, code="invalid_api_key")
-
-    def _is_allowed(self, origin: str, host: str) -> bool:
-        own = (f"http://{host.lower()}", f"https://{host.lower()}")
-        return "*" in self.origins or origin in self.origins or origin in own
 
 
 def _name(host: str) -> str | None:

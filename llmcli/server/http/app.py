@@ -21,7 +21,7 @@ from llmcli.server.api.schema import JsonObject, Operation, openapi
 from llmcli.server.errors import ApiError
 from llmcli.server.http import analysis_routes, generation_routes, info_routes
 from llmcli.server.http.access import Access
-from llmcli.server.http.guard import Guard, LogEntry
+from llmcli.server.http.guard import Guard
 from llmcli.server.http.service import Call, Service, respond
 
 
@@ -88,10 +88,6 @@ def create_app(
     and `on_load_error` if a single model cannot be loaded."""
     service = Service(models, Engine(models.open_runtime, limits), access.classroom)
 
-    def log_entry(entry: LogEntry) -> None:
-        for line in entry.lines(with_contents=log_contents):
-            log(line)
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.engine.start()
@@ -116,7 +112,7 @@ def create_app(
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
             ),
-            Middleware(Guard, access=access, log=log_entry),
+            Middleware(Guard, access=access, log=log, log_contents=log_contents),
         ],
         exception_handlers={HTTPException: _reject},
         lifespan=lifespan,
@@ -132,7 +128,7 @@ def _preload(service: Service, on_load_error: Callable[[BaseException], None]) -
     def on_loaded(loading: "asyncio.Future[None]") -> None:
         service.loading = False
         if (error := loading.exception()) and not isinstance(error, UnavailableError):
-            on_load_error(error)
+            on_load_error(error.__cause__ or error)
 
     with suppress(UnavailableError):  # the first request tries again
         loading = asyncio.wrap_future(service.engine.run(service.models.find().name, lambda runtime: None))

@@ -64,26 +64,32 @@ def _answer_to(error: BaseException, entry: LogEntry) -> ApiError:
     if isinstance(error, asyncio.CancelledError):
         # the server is shutting down, and the time for answers in progress is over
         return as_api_error(stopping())
-    if not isinstance(error, ApiError | LLMError):  # a bug: hidden from the client, logged with its location
-        place = extract_tb(error.__traceback__)[-1]
-        entry.error = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        return as_api_error(error)
     answer = as_api_error(error, 400)
     if answer.status >= 500:
         while error.__cause__ is not None:  # the first error in the chain
             error = error.__cause__
-        is_ours = isinstance(error, LLMError | ApiError)
-        entry.error = str(error) if is_ours else f"{type(error).__name__}: {error}"
+        entry.error = str(error)
+        if not isinstance(
+            error, LLMError | ApiError
+        ):  # a bug: hidden from the client, logged with its location
+            places = [
+                f"{Path(place.filename).name}:{place.lineno}" for place in extract_tb(error.__traceback__)
+            ]
+            entry.error = f"{type(error).__name__}: {error} ({', '.join(places[-1:])})"
     return answer
 
 
 class Guard:
     """Passes allowed requests to the routes."""
 
-    def __init__(self, app: ASGIApp, access: Access, log: Callable[[LogEntry], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, access: Access, log: Callable[[str], None], *, log_contents: bool = False
+    ) -> None:
+        """`log` receives a line per request and, with `log_contents`, the prompt and the answer."""
         self._app = app
         self._access = access
         self._log = log
+        self._log_contents = log_contents
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,7 +115,8 @@ class Guard:
                 response = JSONResponse(answer.body, answer.status, dict(answer.headers))
                 await response(scope, receive, send_with_headers)
         finally:
-            self._log(entry)
+            for line in entry.lines(with_contents=self._log_contents):
+                self._log(line)
 
 
 def _bounded(receive: Receive) -> Receive:

@@ -32,10 +32,6 @@ from llmcli.server.limits import (
 T = TypeVar("T")
 
 
-class _AbandonedError(Exception):
-    """The result of an analysis is no longer needed."""
-
-
 @dataclass
 class Service:
     """The state of the server."""
@@ -88,7 +84,7 @@ class Call:
 
         def check() -> None:
             if is_over.is_set():
-                raise _AbandonedError
+                raise ClientDisconnect  # or the time is up: nobody needs the result
 
         try:
             return await while_connected(self.request.receive, self._in_turn(start, check))

@@ -47,7 +47,7 @@ class WatchServer:
             Route("/state", self._show_state),
             Route("/model", self._show_model),
         ]
-        guard = Middleware(Guard, access=access, log=lambda entry: None)
+        guard = Middleware(Guard, access=access, log=lambda line: None)
         self._server = Server(Starlette(routes=routes, middleware=[guard]))
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],), daemon=True)
         self._thread.start()

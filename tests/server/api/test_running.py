@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
@@ -24,8 +25,8 @@ from llmcli.generation.next_words import next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api import prompts, running
 from llmcli.server.api.models import ServedModel
-from llmcli.server.errors import ApiError, ModelLoadError, as_api_error
-from llmcli.server.http import analysis_routes, service
+from llmcli.server.errors import ApiError, as_api_error
+from llmcli.server.http import analysis_routes
 from llmcli.server.limits import LARGE_BODY_BYTES, MAX_ANALYSES, MAX_PREPARING
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.sample_models import run
@@ -145,7 +146,7 @@ def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served,
     (tmp_path / "model" / "server.log").write_text("a line")
     model.check_unchanged()
     (tmp_path / "model" / "config.json").write_text("{}")
-    with pytest.raises(LLMError, match="was replaced"):
+    with pytest.raises(ApiError, match="was replaced"):
         model.check_unchanged()
 
 
@@ -156,7 +157,7 @@ def test_an_explanation_never_reads_a_file_that_was_replaced(served, tmp_path):
     explained.readable_runtime(explained.source)
     path.write_bytes(served[1].read_bytes())
     explained.readable_runtime(explained.source)  # it is in memory
-    with pytest.raises(ModelLoadError, match="was replaced"):
+    with pytest.raises(ApiError, match="was replaced"):
         other.readable_runtime(other.source)
 
 
@@ -265,7 +266,7 @@ def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
         left.wait(60)
         try:
             check()
-        except service._AbandonedError:
+        except ClientDisconnect:
             ended.set()
             raise
 
