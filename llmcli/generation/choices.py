@@ -147,8 +147,9 @@ def score_continuations(
     cached: int = 0,
 ) -> Iterator[list[ScoredText]]:
     """Score continuations of a prompt. Yields a batch at a time, and [] in between, so that each step takes
-    little longer than a chunk of a prompt. Only the end of a long prompt is used. The runtime's cache begins with the first `cached` tokens of the prompt's head, but
-    not all of it. Raises LLMError for a continuation that does not fit the context."""
+    little longer than a chunk of a prompt. Only the end of a long prompt is used. The runtime's cache begins
+    with the first `cached` tokens of the prompt's head, but not all of it. Raises LLMError for a continuation
+    that does not fit the context."""
     lengths = [len(tokenizer.encode(text)) for text in continuations]
     longest = max(lengths)
     space = prompt_space(runtime.context, longest)
