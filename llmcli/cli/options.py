@@ -29,12 +29,9 @@ if TYPE_CHECKING:
     from llmcli.data.conversations.record_kinds import ReadOptions
 
 MAX_NAMED_MODELS = 3  # models suggested if the default model is missing
-# panels of the help
+# headings in the help, used by several groups of options
 DATA = "Data"
-SAMPLING_PANEL = "Sampling"
-STRUCTURED = "Structured output"
-ANALYSIS = "Analysis"
-BATCH = "Many prompts"
+SAMPLING_HEADING = "Sampling"
 _KINDS = (bool, str, int, float, Path, list[str])  # annotations of options
 
 
@@ -54,7 +51,6 @@ def option(
     names: str = "",
     min: float | None = None,
     max: float | None = None,
-    panel: str | None = None,
     callback: Callable[..., Any] | None = None,
 ) -> Any:
     """Declare an option. `names` lists all its names; the default is the attribute's name: --dry-run for
@@ -66,19 +62,16 @@ def option(
         help=help,
         min=min,
         max=max,
-        rich_help_panel=panel,
         callback=callback,
     )
 
 
-def flag(help: str, *, names: str = "", panel: str | None = None) -> Any:
+def flag(help: str, *, names: str = "") -> Any:
     """Declare an option without a value, off by default."""
-    return option(None, help, False, names=names, panel=panel)
+    return option(None, help, False, names=names)
 
 
-def one_of(
-    *choices: str, help: str, default: str | None = None, metavar: str | None = None, panel: str | None = None
-) -> Any:
+def one_of(*choices: str, help: str, default: str | None = None, metavar: str | None = None) -> Any:
     """Declare an option whose value must be one of the choices."""
 
     def check(param: typer.CallbackParam, value: str | None) -> str | None:
@@ -86,14 +79,12 @@ def one_of(
             raise usage(f"{param.opts[0]} must be {', '.join(choices[:-1])} or {choices[-1]}, found {value}")
         return value
 
-    return option(metavar or "|".join(choices), help, default, panel=panel, callback=check)
+    return option(metavar or "|".join(choices), help, default, callback=check)
 
 
 def sampling_option(name: str, metavar: str = "X", *, names: str = "") -> Any:
     """Declare the option of a number in SamplingConfig."""
-    default = getattr(SamplingConfig, name)
-    help = SAMPLING[name].help
-    return option(metavar, help, default, names=names, panel=SAMPLING_PANEL)
+    return option(metavar, SAMPLING[name].help, getattr(SamplingConfig, name), names=names)
 
 
 def max_tokens_option(default: int) -> Any:
@@ -105,8 +96,9 @@ class Options:
     """The options and arguments of a subcommand; an instance has their values.
 
     A subclass annotates the options of its subcommand, in the order of the help; the options that it inherits
-    from a group, such as GenerationOptions, follow. The attributes here are declared for all subcommands: a
-    subclass only needs to annotate the ones that it has.
+    from a group, such as GenerationOptions, follow. An attribute that is a str is the heading of the options
+    below it in its class. The attributes here are declared for all subcommands: a subclass only needs to
+    annotate the ones that it has.
     """
 
     RARE = ""  # names of the options that only --help-all shows
@@ -126,6 +118,7 @@ class Options:
     quantize: str | None = one_of(
         *QUANTIZATIONS, help="Quantize the weights: faster, slightly less accurate."
     )
+    force: bool = flag("Overwrite an existing file.")
     no_cache: bool = flag("Predict with the network alone, without the n-gram cache of the text so far.")
     json: bool = flag("Print the result as JSON.")
     quiet: bool = flag("Print only results and errors.", names="-q --quiet")
@@ -191,21 +184,18 @@ class ResultOptions(Options):
 class InputOptions(ResultOptions):
     """Options of subcommands that read text or conversations."""
 
+    _data: str = DATA
     speakers: str | None = option(
-        "USER,ASSISTANT", "Names that mark the turns in a text (default: User,Assistant and Q,A).", panel=DATA
+        "USER,ASSISTANT", "Names that mark the turns in a text (default: User,Assistant and Q,A)."
     )
-    column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.", panel=DATA)
-    template: str | None = option(
-        "TEXT", "Text with column names in braces, to join several columns.", panel=DATA
-    )
-    plain: bool = flag("Read files as plain text, whatever they contain.", panel=DATA)
+    column: str | None = option("NAME", "Column with the text, or two: PROMPT,ANSWER.")
+    template: str | None = option("TEXT", "Text with column names in braces, to join several columns.")
+    plain: bool = flag("Read files as plain text, whatever they contain.")
     encoding: str | None = option(
-        "NAME",
-        "Encoding of text that is not UTF-8, such as Shift_JIS (default: detected, if certain).",
-        panel=DATA,
+        "NAME", "Encoding of text that is not UTF-8, such as Shift_JIS (default: detected, if certain)."
     )
     strip_boilerplate: bool = flag(
-        "Remove lines that many documents repeat, and Project Gutenberg's headers and licenses.", panel=DATA
+        "Remove lines that many documents repeat, and Project Gutenberg's headers and licenses."
     )
 
     def reading(self) -> "ReadOptions":
@@ -268,37 +258,30 @@ class GenerationOptions(ResultOptions):
     """Options of subcommands that generate text."""
 
     max_tokens: int = max_tokens_option(SamplingConfig.max_tokens)
+    quantize: str | None
+    no_cache: bool
+    device: str
+    _sampling: str = SAMPLING_HEADING
     temperature: float = sampling_option("temperature", names="-t --temperature --temp")
     top_k: int = sampling_option("top_k", "N", names="-k --top-k")
     top_p: float = sampling_option("top_p", names="-p --top-p")
     min_p: float = sampling_option("min_p")
     min_tokens: int = sampling_option("min_tokens", "N")
-    seed: int | None = option("N", "Random seed (default: random).", names="-s --seed", panel=SAMPLING_PANEL)
-    json_schema: str | None = option(
-        "FILE", "Generate JSON that fits the JSON schema in FILE.", panel=STRUCTURED
-    )
-    regex: str | None = option(
-        "PATTERN", "Generate text that matches a regular expression.", panel=STRUCTURED
-    )
-    grammar: str | None = option(
-        "FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.", panel=STRUCTURED
-    )
+    seed: int | None = option("N", "Random seed (default: random).", names="-s --seed")
+    _structured: str = "Structured output"
+    json_schema: str | None = option("FILE", "Generate JSON that fits the JSON schema in FILE.")
+    regex: str | None = option("PATTERN", "Generate text that matches a regular expression.")
+    grammar: str | None = option("FILE", "Generate text that fits a grammar, in Lark's notation or GBNF.")
+    _batch: str = "Many prompts"
     batch: str | None = option(
         "FILE",
         'File of prompts: lines, JSON Lines with "prompt" or "messages", or a table; prints a line of JSON '
         "for each.",
-        panel=BATCH,
     )
     output: str | None = option(
-        "FILE",
-        "With --batch: file for the results; the same command resumes it.",
-        names="-o --output",
-        panel=BATCH,
+        "FILE", "With --batch: file for the results; the same command resumes it.", names="-o --output"
     )
-    column: str | None = option("NAME", "With --batch: column of a table with the prompts.", panel=BATCH)
-    quantize: str | None
-    no_cache: bool
-    device: str
+    column: str | None = option("NAME", "With --batch: column of a table with the prompts.")
 
     def sampling(self) -> SamplingConfig:
         """Return the sampling options, with a random seed by default. Checks the options of this group."""
@@ -343,16 +326,24 @@ def as_function(command: Callable[[Any], None], summary: str) -> Callable[..., N
         console.settings.quiet = values["quiet"]
         command(kind(context_, **values))
 
-    parameters = [Parameter("context_", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    groups = kind.__mro__[: kind.__mro__.index(Options)]
-    annotations = {name: annotation for group in groups for name, annotation in group.__annotations__.items()}
-    for name, annotation in annotations.items():
-        info = copy(getattr(kind, name))
-        if isinstance(info, OptionInfo):
-            info.param_decls = info.param_decls or (f"--{name.rstrip('_').replace('_', '-')}",)
-            info.hidden = name in kind.RARE.split()
-        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=annotation))
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    parameters = {
+        "context_": Parameter("context_", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    }
+    for group in kind.__mro__[: kind.__mro__.index(Options)]:
+        heading = None
+        for name, annotation in group.__annotations__.items():
+            info = copy(getattr(kind, name))
+            if isinstance(info, str):
+                heading = info
+            elif name not in parameters:
+                if isinstance(info, OptionInfo):
+                    info.param_decls = info.param_decls or (f"--{name.rstrip('_').replace('_', '-')}",)
+                    info.hidden = name in kind.RARE.split()
+                    info.rich_help_panel = heading
+                parameters[name] = Parameter(
+                    name, Parameter.KEYWORD_ONLY, default=info, annotation=annotation
+                )
+    run.__signature__ = Signature([*parameters.values()])  # type: ignore[attr-defined]
     run.__doc__ = f"{summary}\n\n{cleandoc(command.__doc__ or '')}"
     return run
 

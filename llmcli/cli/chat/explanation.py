@@ -31,7 +31,7 @@ def show(
 ) -> None:
     """Explain a token of an answer. `which` is its number (from 1), a word, or "" for the first token.
     Empties the KV cache."""
-    from llmcli.cli.reports.explanation import ExplanationReport
+    from llmcli.cli.reports import explanation as report
 
     position = find_token(answer, which)
     piece = answer[position]
@@ -45,7 +45,7 @@ def show(
     number = f"token {position + 1} of {len(answer)}"
     label = visible_whitespace(assistant.tokenizer.label(ids[position]))
     console.heading(f"{number}: {label}, probability {units.probability(math.exp(piece.logprob))}")
-    ExplanationReport(explanation, CANDIDATES).show(is_summary=True)
+    report.show(explanation, CANDIDATES, is_summary=True)
     if len(answer) > 1:
         console.note("/why N explains the Nth token of the answer, /why WORD the token of a word")
 

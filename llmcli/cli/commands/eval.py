@@ -85,10 +85,10 @@ def eval_(options: _Options) -> None:
     from llmcli.evaluation.training_text import recorded_reading
     from llmcli.formats.loading import load_any
 
-    options.check({"per_line": "per_token", "known_answers": "choices"})
-    if (options.per_line or options.per_token) and len(options.models or ()) > 1:
-        per = "--per-line" if options.per_line else "--per-token"
-        raise usage(f"{per} shows one model, found {len(options.models or ())}; name one with -m")
+    options.check({"per_line": "per_token", "known_answers": "choices context", "choices": "context"})
+    per, choosing = options.typed("per_token", "per_line"), options.typed("choices", "known_answers")
+    if per and len(options.models or ()) > 1:
+        raise usage(f"{per[0]} shows one model, found {len(options.models or ())}; name one with -m")
     paths = dict.fromkeys(map(model_path, options.models or (None,)))
     models = [_EvaluatedModel(options, path, load_any(path)) for path in paths]
     chats = [model for model in models if model.chat_template()]
@@ -102,13 +102,10 @@ def eval_(options: _Options) -> None:
         options.reject("with conversations", "per_token", "per_line")
         _evaluate_answers(options, models, chats, sources)
         return
-    if options.choices is not None or options.known_answers:
-        name, example = (
-            ("--choices", "labels") if options.choices is not None else ("--known-answers", "answers")
-        )
+    if choosing:
         raise usage(
-            f"{name} needs conversations, and models that can chat: a table of texts and {example}, "
-            "for example"
+            f"{choosing[0]} needs conversations, and models that can chat: a table of texts and labels or "
+            "answers, for example"
         )
     note_skipped_files(sources.text)
     _evaluate_text(options, models, sources.text)
@@ -243,9 +240,7 @@ def _print(
         console.json_result(
             {
                 "results": [score.as_json() for score in scores],
-                "baselines": [
-                    {"name": row.name, "file": files[-1]} | baseline_json(row) for row in baselines
-                ],
+                "baselines": [baseline_json(row, files[-1]) for row in baselines],
                 "from_byte": from_byte,
             }
         )
@@ -377,23 +372,22 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence
             console.note(
                 f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization"
             )
-        elif held_out := [record for record in records if is_held_out(measured, record)]:
-            _note_held_out(path, "this text was", held_out)
         else:
-            _note_without_record(model, "this text")
+            held_out = [record for record in records if is_held_out(measured, record)]
+            _note_held_out(model, "this text", "was", held_out)
 
 
-def _note_held_out(path: Path, what: str, records: "Sequence[TrainingRecord]") -> None:
+def _note_held_out(
+    model: _EvaluatedModel, what: str, verb: str, held_out: "Sequence[TrainingRecord]"
+) -> None:
+    """Note that `what` was held out in the training runs `held_out`, or that a model's record does not say."""
     from llmcli.evaluation.figures import known_text
-
-    known = known_text(max(record.held_out.known_share for record in records))
-    console.note(f"{path}: {what} held out in training{known and f', but {known}'}")
-
-
-def _note_without_record(model: _EvaluatedModel, what: str) -> None:
     from llmcli.evaluation.training_text import names_training_data
 
-    if not any(map(names_training_data, model.source.records)):
+    if held_out:
+        known = known_text(max(record.held_out.known_share for record in held_out))
+        console.note(f"{model.path}: {what} {verb} held out in training{known and f', but {known}'}")
+    elif not any(map(names_training_data, model.source.records)):
         console.note(f"{model.path}: has no record of its training data, so {what} may be part of it")
 
 
@@ -499,10 +493,7 @@ def _note_trained_and_held_out(
             if hashes <= held_out_files(record)
             or (is_rest and hashes <= {file.sha256 for file in record.conversation_files})
         ]
-        if held_out:
-            _note_held_out(model.path, "these conversations were", held_out)
-        else:
-            _note_without_record(model, "these conversations")
+        _note_held_out(model, "these conversations", "were", held_out)
 
 
 def _answer_score(
@@ -534,7 +525,6 @@ def _evaluate_known_answers(
     from llmcli.formats.training_record import KnownAnswers
     from llmcli.generation.known_answers import AnswerFinder, open_known_answers
 
-    options.reject("with --known-answers", "context")
     held_out = {
         answer_hash(messages[-1].content, answer)
         for messages, answer in last_answers(measured.conversations if measured.trained else ())
@@ -569,7 +559,6 @@ def _evaluate_choices(
     from llmcli.evaluation.labels import score_labels
     from llmcli.generation.choices import check_choices
 
-    options.reject("with --choices", "context")
     if options.choices == "answers":
         choices = list(
             dict.fromkeys(

@@ -58,7 +58,7 @@ def explain(options: _Options) -> None:
 def _explain_prompt(options: _Options, path: Path, text: str) -> None:
     from llmcli.analysis.comparison import parse_part
     from llmcli.analysis.explain import choose_explained_model, explain, initialized_heads
-    from llmcli.cli.reports.explanation import ExplanationReport
+    from llmcli.cli.reports import explanation as report
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.token_healing import Prompt
     from llmcli.pages.explanation_json import explanation_json
@@ -90,7 +90,7 @@ def _explain_prompt(options: _Options, path: Path, text: str) -> None:
         console.json_result(explanation_json(explanation, text, *shown) | subject.facts)
     else:
         heads = initialized_heads(subject.checkpoint)
-        ExplanationReport(explanation, *shown, heads).show()
+        report.show(explanation, *shown, heads)
 
 
 def _write_page(options: _Options, output: Path, path: Path, text: str) -> None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmcli import units
 from llmcli.cli.chat.answers import Answer, note_incomplete, token_json
 from llmcli.cli.options import (
-    ANALYSIS,
     CHOICES_HELP,
+    SAMPLING_HEADING,
     SAMPLING_OPTIONS,
-    SAMPLING_PANEL,
     GenerationOptions,
     argument,
     flag,
@@ -61,25 +60,20 @@ class _Options(GenerationOptions):
         min=1,
     )
     new: bool = flag("With --lines: leave out lines of the training text.")
-    literal: bool = flag(
-        "Disable token healing: an incomplete last word of the prompt is not completed.",
-        panel=SAMPLING_PANEL,
-    )
-    next: int | None = option(
-        "N", "List the N most likely next words instead of generating.", min=1, panel=ANALYSIS
-    )
+    _sampling: str = SAMPLING_HEADING
+    literal: bool = flag("Disable token healing: an incomplete last word of the prompt is not completed.")
+    _analysis: str = "Analysis"
+    next: int | None = option("N", "List the N most likely next words instead of generating.", min=1)
     choices: str | None = option(
-        "LIST", f"Show the probability of each of these continuations: {CHOICES_HELP}.", panel=ANALYSIS
+        "LIST", f"Show the probability of each of these continuations: {CHOICES_HELP}."
     )
-    steps: int | None = option(
-        "N", "Show how each of N tokens is chosen from its candidates.", min=1, panel=ANALYSIS
-    )
-    memory: bool = flag("Mark passages that occur verbatim in the training text.", panel=ANALYSIS)
+    steps: int | None = option("N", "Show how each of N tokens is chosen from its candidates.", min=1)
+    memory: bool = flag("Mark passages that occur verbatim in the training text.")
     corpus: list[str] | None = option(
-        "FILE", "With --memory or --new: the training text, if it cannot be found.", panel=ANALYSIS
+        "FILE", "With --memory or --new: the training text, if it cannot be found."
     )
-    color: bool = flag("Color each token by its probability.", panel=ANALYSIS)
-    experts: bool = flag("Count the tokens for which each expert had the largest weight.", panel=ANALYSIS)
+    color: bool = flag("Color each token by its probability.")
+    experts: bool = flag("Count the tokens for which each expert had the largest weight.")
 
 
 def generate(options: _Options) -> None:

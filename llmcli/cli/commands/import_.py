@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import ResultOptions, argument, flag, local_model, option
+from llmcli.cli.options import ResultOptions, argument, local_model, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
@@ -27,7 +27,7 @@ class _Options(ResultOptions):
     fit_cache: Path | None = option(
         "TEXT", "Fit an n-gram cache on a text like the ones the model will read."
     )
-    force: bool = flag("Overwrite an existing file.")
+    force: bool
 
 
 def import_(options: _Options) -> None:

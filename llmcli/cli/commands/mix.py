@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import units
-from llmcli.cli.options import ResultOptions, argument, flag, local_model, option
+from llmcli.cli.options import ResultOptions, argument, local_model, option
 from llmcli.cli.terminal import console
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io
@@ -19,7 +19,7 @@ DEFAULT_OUTPUT = "mixture.safetensors"
 class _Options(ResultOptions):
     models: list[str] = argument("MODELS", "Two or more models, each trained on its own domain.", ...)
     output: Path = option("FILE", "Model file to write.", Path(DEFAULT_OUTPUT), names="-o --output")
-    force: bool = flag("Overwrite an existing file.")
+    force: bool
 
 
 def mix(options: _Options) -> None:

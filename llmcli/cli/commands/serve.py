@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from llmcli.server.http.access import Access
 
 API_KEY_VARIABLE = "LLMCLI_API_KEY"
-# panels of the help
-NETWORK = "Network"
-LIMITS = "Limits"
 
 
 class _Options(Options):
@@ -35,29 +32,24 @@ class _Options(Options):
         f"Model to serve; can be repeated (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
         names="-m --model",
     )
-    host: str = option(
-        "HOST",
-        "Address to listen on; 0.0.0.0: other computers can connect, with a key or the class code that is "
-        "printed.",
-        "127.0.0.1",
-        panel=NETWORK,
-    )
-    port: int = option("N", "Port to listen on; 0: a free one.", 8000, min=0, max=65535, panel=NETWORK)
-    api_key: str | None = option(
-        "KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}).", panel=NETWORK
-    )
-    cors_origin: list[str] | None = option(
-        "ORIGIN", "Origin whose pages may send requests, or *.", panel=NETWORK
-    )
-    max_concurrent: int = option(
-        "N", "Maximum number of texts generated at once.", 16, min=1, max=256, panel=LIMITS
-    )
-    context: int | None = option("N", "Context length in tokens (default: the model's).", min=2, panel=LIMITS)
     log_prompts: bool = flag("Also log the prompts and the generated texts.")
     quantize: str | None
     no_cache: bool
     device: str
     quiet: bool
+    _network: str = "Network"
+    host: str = option(
+        "HOST",
+        "Address to listen on; 0.0.0.0: other computers can connect, with a key or the class code that is "
+        "printed.",
+        "127.0.0.1",
+    )
+    port: int = option("N", "Port to listen on; 0: a free one.", 8000, min=0, max=65535)
+    api_key: str | None = option("KEY", f"Key that clients must send (default: ${API_KEY_VARIABLE}).")
+    cors_origin: list[str] | None = option("ORIGIN", "Origin whose pages may send requests, or *.")
+    _limits: str = "Limits"
+    max_concurrent: int = option("N", "Maximum number of texts generated at once.", 16, min=1, max=256)
+    context: int | None = option("N", "Context length in tokens (default: the model's).", min=2)
 
 
 def serve(options: _Options) -> None:

@@ -55,9 +55,6 @@ if TYPE_CHECKING:
     from llmcli.training.planning.plan import PlanRequest
     from llmcli.training.session import PlannedRun, Result
 
-# panels of the help
-MODEL = "Model architecture"
-TRAINING = "Training"
 MAX_QUESTION = 60  # characters shown of a training question
 BUDGETS = ("time", "steps", "epochs")
 # options left out of a suggested command, because it sets them itself or they are irrelevant
@@ -99,51 +96,34 @@ class _Options(InputOptions):
     lora: int | None = option(
         "RANK", "With --from: train LoRA adapters of this rank and merge them.", min=1, max=1024
     )
-    kl_weight: float | None = option(
-        "X",
-        "With --from: weight of the KL divergence that limits forgetting (default: 5).",
-        min=0.0,
-        panel=TRAINING,
-    )
     adapter_only: bool = flag("With --lora: save only the adapters; -o DIRECTORY writes them in PEFT format.")
-    tokenizer: str = option(
-        "bpe|char|FILE", "Tokenizer to train, or a tokenizer.json to use.", "bpe", panel=DATA
-    )
-    vocab_size: int | None = option(
-        "N", "Vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, panel=DATA
-    )
+    _data: str = DATA
+    tokenizer: str = option("bpe|char|FILE", "Tokenizer to train, or a tokenizer.json to use.", "bpe")
+    vocab_size: int | None = option("N", "Vocabulary size.", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE)
     known_answers: bool = flag(
-        "Store the questions and answers in the model file, as readable text, for llm chat --known-answers.",
-        panel=DATA,
+        "Store the questions and answers in the model file, as readable text, for llm chat --known-answers."
     )
     val: str | None = option(
-        "FILE|FRACTION",
-        "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).",
-        panel=DATA,
+        "FILE|FRACTION", "Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1)."
     )
-    layers: int | None = option("N", "Number of transformer layers.", min=1, max=1000, panel=MODEL)
-    width: int | None = option("N", "Hidden size (embedding width).", min=2, max=1_000_000, panel=MODEL)
-    heads: int | None = option("N", "Number of attention heads; must divide --width.", min=1, panel=MODEL)
+    _model: str = "Model architecture"
+    layers: int | None = option("N", "Number of transformer layers.", min=1, max=1000)
+    width: int | None = option("N", "Hidden size (embedding width).", min=2, max=1_000_000)
+    heads: int | None = option("N", "Number of attention heads; must divide --width.", min=1)
     experts: int | None = option(
-        "N",
-        "Experts per layer; each token uses 2 of them (mixture of experts).",
-        min=2,
-        max=1000,
-        panel=MODEL,
+        "N", "Experts per layer; each token uses 2 of them (mixture of experts).", min=2, max=1000
     )
-    context: int | None = option("N", "Context length, in tokens.", min=1, panel=MODEL)
-    batch_tokens: int | None = option("N", "Batch size, in tokens.", min=1, panel=TRAINING)
-    lr_scale: float = option(
-        "X", "Factor that multiplies the recipe's learning rates.", TrainConfig.lr, panel=TRAINING
+    context: int | None = option("N", "Context length, in tokens.", min=1)
+    _training: str = "Training"
+    kl_weight: float | None = option(
+        "X", "With --from: weight of the KL divergence that limits forgetting (default: 5).", min=0.0
     )
-    optimizer: str | None = option(
-        "muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.", panel=TRAINING
-    )
-    dropout: float | None = option("X", "Dropout rate, from 0 to 0.99.", panel=TRAINING)
+    batch_tokens: int | None = option("N", "Batch size, in tokens.", min=1)
+    lr_scale: float = option("X", "Factor that multiplies the recipe's learning rates.", TrainConfig.lr)
+    optimizer: str | None = option("muon|adamw", "Optimizer; muon uses AdamW for embeddings and norms.")
+    dropout: float | None = option("X", "Dropout rate, from 0 to 0.99.")
     probe: str | None = option(
-        "TEXT",
-        "Prompt whose likeliest next words are recorded (default: one from the held-out text).",
-        panel=TRAINING,
+        "TEXT", "Prompt whose likeliest next words are recorded (default: one from the held-out text)."
     )
     seed: int = option(
         "N",
@@ -151,27 +131,17 @@ class _Options(InputOptions):
         TrainConfig.seed,
         min=0,
         max=2**31 - 1,
-        panel=TRAINING,
     )
-    device: str = one_of(
-        "auto", *DEVICES, default="auto", help="Device; auto: a GPU if available.", panel=TRAINING
-    )
-    dtype: str = one_of(
-        "auto", *DTYPES, default="auto", help="Precision; auto: the faster one.", panel=TRAINING
-    )
+    device: str = one_of("auto", *DEVICES, default="auto", help="Device; auto: a GPU if available.")
+    dtype: str = one_of("auto", *DTYPES, default="auto", help="Precision; auto: the faster one.")
     threads: int | None = option(
         "N",
         "Number of CPU threads (default: one per core; with --time, one per core that is not in use).",
         min=1,
         max=1024,
-        panel=TRAINING,
     )
     processes: int | None = option(
-        "N",
-        "Processes on this machine (default: 1); on several, use torchrun.",
-        min=1,
-        max=1024,
-        panel=TRAINING,
+        "N", "Processes on this machine (default: 1); on several, use torchrun.", min=1, max=1024
     )
 
 

@@ -148,9 +148,10 @@ def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, jso
     )
 
 
-def baseline_json(baseline: "Baseline") -> dict[str, object]:
+def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
     return {
         "name": baseline.name,
+        "file": file,
         "bytes": baseline.bytes,
         "bits_per_byte": round(baseline.bits_per_byte, 6),
         "adaptive": baseline.is_adaptive,

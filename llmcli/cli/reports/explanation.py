@@ -1,7 +1,6 @@
 """The output of `llm explain`: tokens, attention, logit lens, ablation effects and predictions."""
 
 import math
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -37,177 +36,182 @@ def attention_title(layers: int, heads: int, layer: int | None, head: int | None
     return f"layer {layer} of {layers}, {mean if head is None else f'head {head} of {heads}'}"
 
 
-@dataclass(frozen=True)
-class ExplanationReport:
-    """An explanation of a prompt and its display settings."""
+def show(
+    explanation: "Explanation",
+    count: int,
+    layer: int | None = None,
+    head: int | None = None,
+    initialized_heads: "Mapping[str, str] | None" = None,
+    *,
+    is_summary: bool = False,
+) -> None:
+    """Print an explanation: `count` next tokens and words, and the attention of `layer` and `head`, from 1 (None:
+    mean of all). `initialized_heads` is what `analysis.explain.initialized_heads` returns. A summary fits on a
+    screen and lists only the tokens with the largest effects."""
+    labels = [_label(explanation, token) for token in explanation.ids]
+    if not is_summary:
+        console.heading("tokens and their ids")
+        token_output.tokens(labels, explanation.ids)
+        _show_heat_map(explanation, labels, layer, head)
+    _show_top_heads(explanation, labels)
+    _show_logit_lens(explanation)
+    if not is_summary:
+        _show_attribution(explanation, initialized_heads or {})
+    _show_ablation(explanation, labels, SUMMARY_ROWS if is_summary else len(labels))
+    if explanation.copies is not None:
+        _show_copies(explanation, explanation.copies)
+    _show_predictions(explanation, count)
 
-    explanation: "Explanation"
-    count: int  # next tokens and words to show
-    layer: int | None = None  # layer of the attention to show, from 1; None: mean of all
-    head: int | None = None  # head in this layer, from 1
-    initialized_heads: "Mapping[str, str]" = field(default_factory=dict)  # see `comparison.initialized_heads`
 
-    def show(self, *, is_summary: bool = False) -> None:
-        """Print the explanation. A summary fits on a screen and lists only the tokens with the largest
-        effects."""
-        ids = self.explanation.ids
-        labels = [self._label(token) for token in ids]
-        if not is_summary:
-            console.heading("tokens and their ids")
-            token_output.tokens(labels, ids)
-            self._show_heat_map(labels)
-        self._show_top_heads(labels)
-        self._show_logit_lens()
-        if not is_summary:
-            self._show_attribution()
-        self._show_ablation(labels, SUMMARY_ROWS if is_summary else None)
-        if self.explanation.copies is not None:
-            self._show_copies(self.explanation.copies)
-        self._show_predictions()
+def _label(explanation: "Explanation", token: int) -> str:
+    return visible_whitespace(explanation.tokenizer.label(token))
 
-    def _label(self, token: int) -> str:
-        return visible_whitespace(self.explanation.tokenizer.label(token))
 
-    def _show_heat_map(self, labels: list[str]) -> None:
-        from llmcli.analysis.explain import mean_attention
+def _show_heat_map(
+    explanation: "Explanation", labels: list[str], layer: int | None, head: int | None
+) -> None:
+    from llmcli.analysis.explain import mean_attention
 
-        L, H, N, _ = self.explanation.attention.shape
-        weights = mean_attention(self.explanation.attention, self.layer, self.head)
-        console.heading(f"attention, {attention_title(L, H, self.layer, self.head)}: rows attend to columns")
-        shown = max(1, min(N, MAX_HEAT_MAP_ROWS, (terminal_width() - LABEL_WIDTH - 8) // 2))
-        if shown < N:
-            console.paragraph(f"(the last {shown} of {N} tokens; --html shows more, --json all)")
-        first = N - shown + 1
-        tens, ones, *rows = charts.heat_map(weights[-shown:, -shown:].tolist(), first)
-        digits = len(str(N))
-        numbered = [f"{i:>{digits}} {labels[i - 1]}" for i in range(first, N + 1)]
-        header = [("", line) for line in (tens, ones) if line.strip()]
-        tables.labeled([*header, *zip(numbered, rows, strict=True)], LABEL_WIDTH + digits + 1)
-        console.paragraph(charts.HEAT_LEGEND)
-        console.caption(
-            "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. "
-            "High attention to the first token often means that there is nothing else to "
-            "attend to (an attention sink)."
-        )
+    L, H, N, _ = explanation.attention.shape
+    weights = mean_attention(explanation.attention, layer, head)
+    console.heading(f"attention, {attention_title(L, H, layer, head)}: rows attend to columns")
+    shown = max(1, min(N, MAX_HEAT_MAP_ROWS, (terminal_width() - LABEL_WIDTH - 8) // 2))
+    if shown < N:
+        console.paragraph(f"(the last {shown} of {N} tokens; --html shows more, --json all)")
+    first = N - shown + 1
+    tens, ones, *rows = charts.heat_map(weights[-shown:, -shown:].tolist(), first)
+    digits = len(str(N))
+    numbered = [f"{i:>{digits}} {labels[i - 1]}" for i in range(first, N + 1)]
+    header = [("", line) for line in (tens, ones) if line.strip()]
+    tables.labeled([*header, *zip(numbered, rows, strict=True)], LABEL_WIDTH + digits + 1)
+    console.paragraph(charts.HEAT_LEGEND)
+    console.caption(
+        "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. "
+        "High attention to the first token often means that there is nothing else to "
+        "attend to (an attention sink)."
+    )
 
-    def _show_top_heads(self, labels: list[str]) -> None:
-        """Print the heads with the highest attention weight from the last token to a single token."""
-        if len(labels) < 2:
-            return
-        weights = self.explanation.attention[:, :, -1]  # [L, H, N]
-        rows = []
-        for number in (-weights.max(-1)).argsort(axis=None, kind="stable")[:MAX_HEADS].tolist():
-            layer, head = divmod(number, weights.shape[1])
-            target = int(weights[layer, head].argmax())
-            weight = units.probability(float(weights[layer, head, target]))
-            rows.append((str(layer + 1), str(head + 1), f"{target + 1} {labels[target]}", weight))
-        console.heading(f"heads with the highest attention weights from the last token, {labels[-1]}")
-        tables.table(("layer", "head", "attends to", "weight"), rows, numbers=(0, 1, 3))
-        console.caption("The attention weights of a head sum to 1 over all tokens.")
 
-    def _show_logit_lens(self) -> None:
-        lens = self.explanation.logit_lens
-        shown = max(1, min(lens.ids.shape[-1], (terminal_width() - 12) // LENS_CELL))
-        console.heading("predictions after each layer (logit lens)")
-        rows = []
-        for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True)):
-            cells = [
-                f"{truncate(self._label(token), MAX_LENS_LABEL)} {units.probability(probability)}"
-                for token, probability in zip(
-                    ids[:shown].tolist(), probabilities[:shown].tolist(), strict=True
-                )
-            ]
-            rows.append(("none" if depth == 0 else str(depth), *cells))
-        ranks = ["most likely", "second", "third", *(f"{rank}th" for rank in range(4, shown + 1))]
-        tables.table(("after layer", *ranks[:shown]), rows, numbers=(0,))
-        console.caption("What the model would predict if it ended after this layer.")
+def _show_top_heads(explanation: "Explanation", labels: list[str]) -> None:
+    """Print the heads with the highest attention weight from the last token to a single token."""
+    if len(labels) < 2:
+        return
+    weights = explanation.attention[:, :, -1]  # [L, H, N]
+    rows = []
+    for number in (-weights.max(-1)).argsort(axis=None, kind="stable")[:MAX_HEADS].tolist():
+        layer, head = divmod(number, weights.shape[1])
+        target = int(weights[layer, head].argmax())
+        weight = units.probability(float(weights[layer, head, target]))
+        rows.append((str(layer + 1), str(head + 1), f"{target + 1} {labels[target]}", weight))
+    console.heading(f"heads with the highest attention weights from the last token, {labels[-1]}")
+    tables.table(("layer", "head", "attends to", "weight"), rows, numbers=(0, 1, 3))
+    console.caption("The attention weights of a head sum to 1 over all tokens.")
 
-    def _show_attribution(self) -> None:
-        """Print the largest contributions to the logit, in the order of the network."""
-        attribution = self.explanation.attribution
-        rows = [("embedding", attribution.embedding)]
-        for layer, (heads, mlp) in enumerate(
-            zip(attribution.heads.tolist(), attribution.mlp.tolist(), strict=True), 1
-        ):
-            rows += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads, 1)]
-            rows.append((f"layer {layer}, MLP", mlp))
-        if len(rows) > MAX_CONTRIBUTIONS + 1:
-            smallest = sorted(rows, key=lambda row: -abs(row[1]))[MAX_CONTRIBUTIONS:]
-            rows = [row for row in rows if row not in smallest]
-            rows.append((f"{len(smallest)} others", sum(value for _, value in smallest)))
-        margin = max(len(name) for name, _ in rows)
-        token = self._label(attribution.token)
-        console.heading(f"contributions to the logit of {token} (direct logit attribution)")
-        _print_bars(rows, margin, terminal_width() - margin - 9, [("sum: logit", attribution.logit)])
-        for name, kind in self.initialized_heads.items():
-            console.paragraph(f"head {name} was initialized as: {kind}")
-        console.caption(
-            "What the embedding of the last token, each attention head and each feed-forward network (MLP) "
-            f"adds to the logit of {token}, without effects through later layers. --without 2.1 switches "
-            "head 1 of layer 2 off, which shows its whole effect."
-        )
 
-    def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
-        """Print the effect of leaving out each token except the last, or the `rows` largest effects."""
-        measured = enumerate(self.explanation.ablation_effects.tolist())
-        # rounded as displayed: an effect of 0.00 has no bar
-        effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
-        if not effects:
-            return
-        predicted = self._label(self.explanation.token)
-        console.heading(f"ablation: bits that {predicted} loses without each token")
-        if rows is not None and rows < len(effects):
-            console.paragraph(f"(the {rows} tokens with the largest effects)")
-            effects = sorted(sorted(effects, key=lambda effect: -abs(effect[1]))[:rows])
-        elif len(effects) < len(labels) - 1:
-            console.paragraph(f"(only the last {len(effects) + 1} tokens: a model of this size takes long)")
-        digits = len(str(len(labels)))
-        labeled = [(f"{i + 1:>{digits}} {labels[i]}", bits) for i, bits in effects]
-        _print_bars(labeled, LABEL_WIDTH + digits + 1, terminal_width() - LABEL_WIDTH - digits - 12)
-        console.caption(
-            f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is "
-            "more likely. The last token is not left out: "
-            "the model would then predict what follows the token before it."
-        )
+def _show_logit_lens(explanation: "Explanation") -> None:
+    lens = explanation.logit_lens
+    shown = max(1, min(lens.ids.shape[-1], (terminal_width() - 12) // LENS_CELL))
+    console.heading("predictions after each layer (logit lens)")
+    rows = []
+    for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True)):
+        cells = [
+            f"{truncate(_label(explanation, token), MAX_LENS_LABEL)} {units.probability(probability)}"
+            for token, probability in zip(ids[:shown].tolist(), probabilities[:shown].tolist(), strict=True)
+        ]
+        rows.append(("none" if depth == 0 else str(depth), *cells))
+    ranks = ["most likely", "second", "third", *(f"{rank}th" for rank in range(4, shown + 1))]
+    tables.table(("after layer", *ranks[:shown]), rows, numbers=(0,))
+    console.caption("What the model would predict if it ended after this layer.")
 
-    def _show_copies(self, copies: "tuple[Copy, ...]") -> None:
-        """Print the tokens that the n-gram cache makes more likely, and their positions in the prompt."""
-        console.heading("copies from the prompt (n-gram cache)")
-        if not copies:
-            console.paragraph("none: the end of the prompt does not occur earlier in it")
-            return
-        rows = []
-        first = self.explanation.preceding  # tokens are numbered from 1
-        for copy in copies:
-            numbers = [
-                f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]
-            ]
-            probabilities = units.probability(copy.network_probability), units.probability(copy.probability)
-            rows.append((self._label(copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
-        tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
-        console.caption(
-            "matched: number of last tokens that also preceded this token earlier in the prompt; at token: "
-            "its position there. The longer and more recent the match, the more the cache counts. --without "
-            "cache switches it off."
-        )
 
-    def _show_predictions(self) -> None:
-        explanation = self.explanation
-        console.heading(f"next token: {units.entropy(explanation.entropy)}")
-        tokens = explanation.most_likely(self.count)
-        rows = [(self._label(token), math.exp(explanation.logprobs[token])) for token in tokens]
-        token_output.probabilities("next token", rows)
-        console.caption(units.explained_entropy(explanation.entropy, "tokens"))
-        if not (words := explanation.words.words[: self.count]):
-            return
-        console.heading("next word")
-        token_output.probabilities(
-            "next word", [(token_output.word_label(word), word.probability) for word in words]
-        )
-        console.caption(
-            "A word may consist of several tokens; its probability is summed over its tokenizations. llm "
-            "generate samples from these probabilities."
-        )
+def _show_attribution(explanation: "Explanation", initialized_heads: "Mapping[str, str]") -> None:
+    """Print the largest contributions to the logit, in the order of the network."""
+    attribution = explanation.attribution
+    rows = [("embedding", attribution.embedding)]
+    for layer, (heads, mlp) in enumerate(
+        zip(attribution.heads.tolist(), attribution.mlp.tolist(), strict=True), 1
+    ):
+        rows += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads, 1)]
+        rows.append((f"layer {layer}, MLP", mlp))
+    if len(rows) > MAX_CONTRIBUTIONS + 1:
+        smallest = sorted(rows, key=lambda row: -abs(row[1]))[MAX_CONTRIBUTIONS:]
+        rows = [row for row in rows if row not in smallest]
+        rows.append((f"{len(smallest)} others", sum(value for _, value in smallest)))
+    margin = max(len(name) for name, _ in rows)
+    token = _label(explanation, attribution.token)
+    console.heading(f"contributions to the logit of {token} (direct logit attribution)")
+    _print_bars(rows, margin, terminal_width() - margin - 9, [("sum: logit", attribution.logit)])
+    for name, kind in initialized_heads.items():
+        console.paragraph(f"head {name} was initialized as: {kind}")
+    console.caption(
+        "What the embedding of the last token, each attention head and each feed-forward network (MLP) "
+        f"adds to the logit of {token}, without effects through later layers. --without 2.1 switches "
+        "head 1 of layer 2 off, which shows its whole effect."
+    )
+
+
+def _show_ablation(explanation: "Explanation", labels: list[str], max_rows: int) -> None:
+    """Print the effect of leaving out each token except the last, or the `max_rows` largest effects."""
+    measured = enumerate(explanation.ablation_effects.tolist())
+    # rounded as displayed: an effect of 0.00 has no bar
+    effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
+    if not effects:
+        return
+    predicted = _label(explanation, explanation.token)
+    console.heading(f"ablation: bits that {predicted} loses without each token")
+    if max_rows < len(effects):
+        console.paragraph(f"(the {max_rows} tokens with the largest effects)")
+        effects = sorted(sorted(effects, key=lambda effect: -abs(effect[1]))[:max_rows])
+    elif len(effects) < len(labels) - 1:
+        console.paragraph(f"(only the last {len(effects) + 1} tokens: a model of this size takes long)")
+    digits = len(str(len(labels)))
+    labeled = [(f"{i + 1:>{digits}} {labels[i]}", bits) for i, bits in effects]
+    _print_bars(labeled, LABEL_WIDTH + digits + 1, terminal_width() - LABEL_WIDTH - digits - 12)
+    console.caption(
+        f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is "
+        "more likely. The last token is not left out: "
+        "the model would then predict what follows the token before it."
+    )
+
+
+def _show_copies(explanation: "Explanation", copies: "tuple[Copy, ...]") -> None:
+    """Print the tokens that the n-gram cache makes more likely, and their positions in the prompt."""
+    console.heading("copies from the prompt (n-gram cache)")
+    if not copies:
+        console.paragraph("none: the end of the prompt does not occur earlier in it")
+        return
+    rows = []
+    first = explanation.preceding  # tokens are numbered from 1
+    for copy in copies:
+        numbers = [
+            f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]
+        ]
+        probabilities = units.probability(copy.network_probability), units.probability(copy.probability)
+        rows.append((_label(explanation, copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
+    tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
+    console.caption(
+        "matched: number of last tokens that also preceded this token earlier in the prompt; at token: "
+        "its position there. The longer and more recent the match, the more the cache counts. --without "
+        "cache switches it off."
+    )
+
+
+def _show_predictions(explanation: "Explanation", count: int) -> None:
+    console.heading(f"next token: {units.entropy(explanation.entropy)}")
+    tokens = explanation.most_likely(count)
+    rows = [(_label(explanation, token), math.exp(explanation.logprobs[token])) for token in tokens]
+    token_output.probabilities("next token", rows)
+    console.caption(units.explained_entropy(explanation.entropy, "tokens"))
+    if not (words := explanation.words.words[:count]):
+        return
+    console.heading("next word")
+    token_output.probabilities(
+        "next word", [(token_output.word_label(word), word.probability) for word in words]
+    )
+    console.caption(
+        "A word may consist of several tokens; its probability is summed over its tokenizations. llm "
+        "generate samples from these probabilities."
+    )
 
 
 def _print_bars(
