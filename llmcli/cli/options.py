@@ -173,6 +173,14 @@ class ResultOptions(Options):
         else:
             atomic_io.remove_stale(output)
 
+    def claim_model(self, output: Path, *, force: bool) -> None:
+        """Lock the model file that a command writes, if it may be written. Raises LLMError."""
+        from llmcli.formats import atomic_io
+
+        atomic_io.reject_gguf_name(output)
+        atomic_io.check_writable(output, force=force)
+        self.claim(output)
+
     def report(self, record: dict[str, Any], sentence: str) -> None:
         """Report the result: with --json as a record, otherwise as a note."""
         if self.json:

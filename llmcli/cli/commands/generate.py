@@ -1,6 +1,7 @@
 """`llm generate`: continue a prompt, list the next words, or show how each token is chosen."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -92,8 +93,8 @@ def generate(options: _Options) -> None:
     from llmcli.models.open_runtime import expert_names, open_runtime
 
     source = load_any(path)
-    usage = _ExpertUsage(expert_names(source)) if options.experts else None
-    if usage and not usage.names:
+    experts = expert_names(source) if options.experts else []
+    if options.experts and not experts:
         raise LLMError(
             f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts"
         )
@@ -104,7 +105,7 @@ def generate(options: _Options) -> None:
         texts = training_texts(options.corpus, source, path, whole=options.new)
     runtime = open_runtime(source, options.device, options.quantize, console.note, cache=not options.no_cache)
     tokenizer = open_tokenizer(source)
-    prepared = _PreparedPrompt(options, sampling, runtime, tokenizer, text, usage)
+    prepared = _PreparedPrompt(options, sampling, runtime, tokenizer, text, experts, [])
     if not options.batch and (tokens := len(tokenizer.encode(text))) > runtime.context:
         length = runtime.context
         console.note(
@@ -135,10 +136,13 @@ class _PreparedPrompt(NamedTuple):
     runtime: "Runtime"
     tokenizer: "Tokenizer"
     prompt: str
-    usage: "_ExpertUsage | None"
+    experts: list[
+        str
+    ]  # names of the models of an ensemble, or of the experts in the last layer; [] if not counted
+    weights: list[list[float]]  # weights of the experts for each generated token
 
     def generate(
-        self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]" = lambda piece: None
+        self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]"
     ) -> tuple[Answer, dict[str, Any]]:
         """Return (one generated text, its JSON). `on_piece` receives each piece as it is generated."""
         from llmcli.generation.generator import generate
@@ -150,8 +154,7 @@ class _PreparedPrompt(NamedTuple):
         ):
             answer.add(piece)
             if piece.id is not None:
-                experts = {"experts": self.usage.add_token(self.runtime)} if self.usage else {}
-                tokens.append(token_json(piece) | experts)
+                tokens.append(token_json(piece) | self._expert_json())
             on_piece(piece)
         return answer, {
             "prompt": self.prompt,
@@ -161,6 +164,15 @@ class _PreparedPrompt(NamedTuple):
             "seed": sampling.seed,
             **answer.speed_json(),
         }
+
+    def _expert_json(self) -> dict[str, Any]:
+        """Keep the weights of the experts for the token that was just generated, and return them by name."""
+        if not self.experts:
+            return {}
+        weights = [float(weight) for weight in self.runtime.expert_weights()[-1]]
+        self.weights.append(weights)
+        named = zip(self.experts, weights, strict=True)
+        return {"experts": {name: round(weight, 4) for name, weight in named if weight > 0}}
 
 
 def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None:
@@ -176,7 +188,7 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
             from llmcli.cli.reports.tokens import with_probability
 
             with_probability(piece)
-        else:
+        elif not (options.json or options.memory):
             console.verbatim(piece.text)
 
     finished: list[tuple[Answer, dict[str, Any]]] = []
@@ -185,35 +197,30 @@ def _print_texts(prepared: _PreparedPrompt, texts: "list[TrainingText]") -> None
         from llmcli.evaluation.memorization import find_verbatim
 
         names = [name for text in texts for name in text.names]
-        finished = [prepared.generate(sampling) for sampling in settings]
+        finished = [prepared.generate(sampling, print_piece) for sampling in settings]
         matches = find_verbatim([answer.text for answer, _ in finished], texts)
     for index, sampling in enumerate(settings):
-        if options.json:
-            answer, record = finished[index] if finished else prepared.generate(sampling)
-            note_incomplete(answer)
-            if finished:
-                record |= {"memory": matches[index].as_json(answer.text, names)}
-            console.json_result(record)
-            continue
-        if len(settings) > 1:
+        if len(settings) > 1 and not options.json:
             console.note(f"--- {index + 1}")
-        if sys.stdout.isatty() and sys.stderr.isatty():
+        if sys.stdout.isatty() and sys.stderr.isatty() and not options.json:
             console.prompt(prepared.prompt)
-        if finished:
-            answer, _ = finished[index]
+        answer, record = finished[index] if finished else prepared.generate(sampling, print_piece)
+        if options.json:
+            memory = {"memory": matches[index].as_json(answer.text, names)} if finished else {}
+            console.json_result(record | memory)
+        elif finished:
             print_memory(answer.text, matches[index], names)
         else:
-            answer, _ = prepared.generate(sampling, print_piece)
             console.verbatim("\n")
         note_incomplete(answer)
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not options.json:
             answer.note_speed()
-    if options.color and not options.json:
+    if options.color:
         from llmcli.cli.reports.tokens import probability_legend
 
         probability_legend()
-    if prepared.usage and not options.json:
-        prepared.usage.show()
+    if prepared.experts and not options.json:
+        _print_experts(prepared.experts, prepared.weights)
 
 
 # ---- --lines
@@ -331,34 +338,19 @@ def _trace_steps(prepared: _PreparedPrompt, count: int) -> None:
 # ---- --experts
 
 
-class _ExpertUsage:
-    """Counts the use of the models of an ensemble, or of the experts in a sparse model's last layer."""
+def _print_experts(names: list[str], weights: list[list[float]]) -> None:
+    """Print how many of the tokens, with these `weights`, each expert had the largest weight for."""
+    from llmcli.cli.terminal import tables
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self._counts = [0] * len(names)  # tokens for which each expert had the largest weight
-        self._weights = [0.0] * len(names)  # summed over the tokens
-
-    def add_token(self, runtime: "Runtime") -> dict[str, float]:
-        """Count the token that was just generated; return the weights of its experts by name."""
-        weights = [float(weight) for weight in runtime.expert_weights()[-1]]
-        self._counts[weights.index(max(weights))] += 1
-        self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]
-        return {
-            name: round(weight, 4) for name, weight in zip(self.names, weights, strict=True) if weight > 0
-        }
-
-    def show(self) -> None:
-        from llmcli.cli.terminal import tables
-
-        tokens = max(1, sum(self._counts))
-        rows = [
-            (name, str(count), f"{count / tokens:.0%}", f"{weight / tokens:.3f}")
-            for name, count, weight in zip(self.names, self._counts, self._weights, strict=True)
-        ]
-        columns = ("expert", "tokens", "share", "mean weight")
-        tables.table(columns, rows, numbers=(1, 2, 3), to_stderr=True)
-        console.caption(
-            "tokens, share: those for which the expert had the largest weight. mean weight: "
-            "averaged over all tokens."
-        )
+    counts = Counter(row.index(max(row)) for row in weights)
+    tokens = max(1, len(weights))
+    rows = [
+        (name, str(counts[i]), f"{counts[i] / tokens:.0%}", f"{sum(row[i] for row in weights) / tokens:.3f}")
+        for i, name in enumerate(names)
+    ]
+    columns = ("expert", "tokens", "share", "mean weight")
+    tables.table(columns, rows, numbers=(1, 2, 3), to_stderr=True)
+    console.caption(
+        "tokens, share: those for which the expert had the largest weight. mean weight: "
+        "averaged over all tokens."
+    )

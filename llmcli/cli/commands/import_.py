@@ -8,7 +8,6 @@ from llmcli import units
 from llmcli.cli.options import ResultOptions, argument, local_model, option
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL
-from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 
 if TYPE_CHECKING:
@@ -41,11 +40,7 @@ def import_(options: _Options) -> None:
     from llmcli.formats import adapters, checkpoint, loading
 
     output, cache_text = options.output, options.fit_cache
-    if not output.name:
-        raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
-    atomic_io.reject_gguf_name(output)
-    atomic_io.check_writable(output, force=options.force)
-    options.claim(output)
+    options.claim_model(output, force=options.force)
     text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
     source = str(local_model(options.source))
     base = _load(source)

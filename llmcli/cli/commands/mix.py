@@ -31,9 +31,8 @@ def mix(options: _Options) -> None:
     from llmcli.formats import ensemble_file
 
     models, output = options.models, options.output
-    _check_arguments(models, output)
-    atomic_io.check_writable(output, force=options.force)
-    options.claim(output)
+    _check_arguments(models)
+    options.claim_model(output, force=options.force)
     models = [str(local_model(name)) for name in models]
     ensemble = ensemble_file.combine(_load(models, output))
     parameters = ensemble.parameters
@@ -46,7 +45,7 @@ def mix(options: _Options) -> None:
     console.note(f"to see the weight of each model: llm generate TEXT -m {output} --experts")
 
 
-def _check_arguments(models: list[str], output: Path) -> None:
+def _check_arguments(models: list[str]) -> None:
     """Raise LLMError for too few or too many models, and for invalid or repeated names."""
     from llmcli.formats.ensemble_file import MAX_EXPERTS
 
@@ -54,9 +53,6 @@ def _check_arguments(models: list[str], output: Path) -> None:
         raise usage(f"at least two models are needed, found {len(models)}: llm mix {models[0]} OTHER")
     if len(models) > MAX_EXPERTS:
         raise usage(f"at most {MAX_EXPERTS} models can be mixed, found {len(models)}")
-    if not output.name:
-        raise usage(f"-o needs the name of a file: -o {DEFAULT_OUTPUT}")
-    atomic_io.reject_gguf_name(output)
     paths = [Path(name) for name in models]
     for first, other in itertools.combinations(paths, 2):
         if first.resolve() == other.resolve() or (

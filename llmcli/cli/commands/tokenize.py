@@ -9,7 +9,7 @@ from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console
 from llmcli.cli.terminal.safe_text import visible_whitespace
 from llmcli.config import DEFAULT_MODEL
-from llmcli.errors import LLMError, usage
+from llmcli.errors import prefixed, usage
 from llmcli.units import count
 
 if TYPE_CHECKING:
@@ -118,10 +118,8 @@ def _print_conversations(options: _Options, file: Path, model: Path) -> None:
     total = 0
     learned_total = 0
     for conversation in read.conversations:
-        try:
+        with prefixed(conversation.source):
             ids, loss_mask = template.encode_conversation(conversation.messages)
-        except LLMError as error:
-            raise LLMError(f"{conversation.source}: {error}") from error
         if options.json:
             names = [tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in ids]
             mask = [int(learned) for learned in loss_mask]

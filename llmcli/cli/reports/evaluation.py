@@ -114,34 +114,24 @@ def print_scores(
 
 def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, json_: bool) -> None:
     """Print the number of correct, wrong and missing answers of each model, and its minimum confidence."""
-    if json_:
-        console.json_result(
-            {
-                "results": [
-                    {
-                        "model": name,
-                        "questions": score.questions,
-                        "right": score.correct,
-                        "wrong": score.wrong,
-                        "unanswered": score.unanswered,
-                        "answerable": score.answerable,
-                        "min_confidence": min_confidence,
-                    }
-                    for name, score, min_confidence in scores
-                ]
-            }
-        )
-        return
-    rows = [
-        (
-            name,
-            *map(str, (score.correct, score.wrong, score.unanswered, score.answerable)),
-            f"{min_confidence:.2f}",
-        )
+    results = [
+        {
+            "model": name,
+            "questions": score.questions,
+            "right": score.correct,
+            "wrong": score.wrong,
+            "unanswered": score.unanswered,
+            "answerable": score.answerable,
+            "min_confidence": min_confidence,
+        }
         for name, score, min_confidence in scores
     ]
-    names = ("model", "right", "wrong", "unanswered", "answerable", "minimum confidence")
-    tables.table(names, rows, numbers=range(1, len(names)))
+    if json_:
+        console.json_result({"results": results})
+        return
+    names = ("model", "right", "wrong", "unanswered", "answerable")
+    rows = [[*(str(result[name]) for name in names), f"{result['min_confidence']:.2f}"] for result in results]
+    tables.table((*names, "minimum confidence"), rows, numbers=range(1, 6))
     console.caption(
         "answerable: questions whose answer is one of the known answers; for the others, "
         "every known answer is wrong."

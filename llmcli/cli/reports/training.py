@@ -58,12 +58,7 @@ def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answe
     closed."""
     from llmcli.training.loop import events
 
-    if isinstance(event, events.Step):
-        view.step(event)
-    elif isinstance(event, events.Evaluation):
-        view.evaluation(event.step, event.bits_per_byte)
-    elif isinstance(event, events.TeacherTrained | events.Restarted):
-        view.begin_model()
+    view.add(event)
     if isinstance(event, events.Restarted):
         _show_restart(event, json_=json_)
     elif json_:
@@ -82,8 +77,6 @@ def show_event(event: "RunEvent", view: "TrainingView", *, json_: bool, of_answe
             f"{units.bits_per_byte(event.bits_per_byte)} bits per byte); "
             "the student starts from fresh weights and also learns from its predictions"
         )
-    elif isinstance(event, events.Sample):
-        view.sample(event.prompt, event.text)
 
 
 def _show_restart(event: "Restarted", *, json_: bool) -> None:

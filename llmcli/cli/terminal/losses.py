@@ -5,8 +5,10 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmcli.training.loop.events import Evaluation, Restarted, Step, TeacherTrained
+
 if TYPE_CHECKING:
-    from llmcli.training.loop.events import State, Step
+    from llmcli.training.loop.events import RunEvent, State
 
 LOSS_SMOOTHING = 0.05  # weight of the newest loss in the moving average
 MAX_POINTS = 240  # maximum length of a curve
@@ -19,10 +21,9 @@ class TrainingLosses:
     def __init__(self, bytes_per_token: float, answers: tuple[float, float] | None = None) -> None:
         self._bytes_per_token = bytes_per_token
         self.answers = answers
-        self.begin_model()
+        self._begin_model()
 
-    def begin_model(self) -> None:
-        """Start with another model."""
+    def _begin_model(self) -> None:
         self._losses = array("d")  # one per step
         self._last_step = 0
         self.mean = math.nan  # moving average
@@ -34,12 +35,18 @@ class TrainingLosses:
         checked it."""
         self._stopped = stopped.arrays.get("losses", ()), stopped.values
 
-    def add(self, event: "Step") -> None:
-        if stopped := self._stopped:
-            self._stopped = None
-            self._add_earlier(*stopped)
-        from_progress, _ = self.answers or (1.0, 0.0)
-        self._add(event.step, event.loss, of_answers=event.progress > from_progress)
+    def add(self, event: "RunEvent") -> None:
+        match event:
+            case Step():
+                if stopped := self._stopped:
+                    self._stopped = None
+                    self._add_earlier(*stopped)
+                from_progress, _ = self.answers or (1.0, 0.0)
+                self._add(event.step, event.loss, of_answers=event.progress > from_progress)
+            case Evaluation() if math.isfinite(event.bits_per_byte):
+                self.evaluations.append((event.step, event.bits_per_byte))
+            case TeacherTrained() | Restarted():
+                self._begin_model()
 
     def _add_earlier(self, losses: Iterable[float], values: Mapping[str, Any]) -> None:
         first = values["student_from"] or 0

@@ -12,13 +12,14 @@ from llmcli.cli.terminal.console import without_echo
 from llmcli.cli.terminal.losses import TrainingLosses
 from llmcli.cli.terminal.safe_text import one_line, visible_line
 from llmcli.signals import cleaning_up
+from llmcli.training.loop.events import Evaluation, Restarted, Sample, Step, TeacherTrained
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
-    from llmcli.training.loop.events import Step
+    from llmcli.training.loop.events import RunEvent
 
 REFRESH_SECONDS = 0.25  # between two updates of the live view
 # minimum between two lines of output outside a terminal: seconds, and share of the run
@@ -42,7 +43,7 @@ class TrainingView:
         self._step: Step | None = None  # the latest one
         self._last_step: Step | None = None  # the run's last one, until its line is shown
         self._shown_seconds = -math.inf
-        self.begin_model()
+        self._shown_progress = -math.inf
         self._hidden = hidden
         self._live: Live | None = None
         if os.environ.get("TERM") != "dumb" and console.shows_progress() and not hidden:
@@ -70,24 +71,20 @@ class TrainingView:
             if self._live and self._live.is_started:
                 self._redraw(self._live)
 
-    def step(self, event: "Step") -> None:
-        self._step = event
+    def add(self, event: "RunEvent") -> None:
+        """Show the next event of the run."""
         self.losses.add(event)
-        if not self._hidden:
-            self._show(event)
-
-    def evaluation(self, step: int, bits_per_byte: float) -> None:
-        if math.isfinite(bits_per_byte):
-            self.losses.evaluations.append((step, bits_per_byte))
-        self._show_last_step()
-
-    def begin_model(self) -> None:
-        """Start the curves of another model."""
-        self.losses.begin_model()
-        self._shown_progress = -math.inf
-
-    def sample(self, prompt: str, text: str) -> None:
-        self._sample = one_line(prompt), one_line(text)
+        match event:
+            case Step():
+                self._step = event
+                if not self._hidden:
+                    self._show(event)
+            case Evaluation():
+                self._show_last_step()
+            case Sample():
+                self._sample = one_line(event.prompt), one_line(event.text)
+            case TeacherTrained() | Restarted():
+                self._shown_progress = -math.inf
 
     def status(self, text: str) -> None:
         """Show what the run is doing between steps: below the view, or in a status line."""
@@ -115,7 +112,7 @@ class TrainingView:
         live.start()  # only at the first step, because notes and status lines precede it
         live.update(self._draw(live), refresh=True)
 
-    def _show(self, event: "Step") -> None:
+    def _show(self, event: Step) -> None:
         since = event.seconds - self._shown_seconds
         if self._live:
             if since >= REFRESH_SECONDS:
@@ -132,7 +129,7 @@ class TrainingView:
             self._last_step = None
             self._show_line(event)
 
-    def _show_line(self, event: "Step") -> None:
+    def _show_line(self, event: Step) -> None:
         self._shown_seconds = event.seconds
         self._shown_progress = event.progress
         losses = f"training {units.bits_per_byte(self.losses.mean)}"
@@ -200,7 +197,7 @@ class TrainingView:
         return [*drawn, Text(axis)]
 
 
-def time_left(event: "Step") -> str:
+def time_left(event: Step) -> str:
     """Estimate the time left from the speed of training, which excludes planning; "-:--" in the first
     steps."""
     if event.progress <= 0 or event.step < MIN_STEPS_FOR_ESTIMATE:

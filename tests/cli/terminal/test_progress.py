@@ -12,23 +12,26 @@ import pytest
 from llmcli import signals
 from llmcli.cli.terminal import console, losses, progress
 from llmcli.cli.terminal.text_layout import text_width
+from llmcli.training.loop.events import Evaluation, Sample, Step, TeacherTrained
 from tests.cli.terminals import STYLES, colored_stdout, on_screen
 
 
-def made_step(**figures: float) -> Any:
-    return SimpleNamespace(**figures)
+def made_step(**figures: Any) -> Step:
+    return Step(
+        **{"rate": 1.0, "loss": 1.0, "tokens": 9, "epoch": 1.0, "seconds": 0.0, "tokens_per_second": 1.0} | figures
+    )
 
 
 def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
     """`steps` steps in `seconds` seconds, the loss falling from 8 to 1 nats per token; ten evaluations and samples."""
     for step in range(1, steps + 1):
-        view.step(made_step(
+        view.add(made_step(
             step=step, progress=step / steps, loss=1 + 7 / step, epoch=step / 10, seconds=seconds * step / steps,
             tokens=round(1000 * seconds * step / steps), tokens_per_second=1000.0,
         ))  # fmt: skip
         if step * 10 % steps == 0:
-            view.evaluation(step, 3.0 - step / steps)
-            view.sample("りんご", "を食べる\n" * 250)
+            view.add(Evaluation(step, 3.0 - step / steps, best=False))
+            view.add(Sample(step, "りんご", "を食べる\n" * 250))
 
 
 @pytest.mark.slow
@@ -63,11 +66,11 @@ def test_a_note_from_a_signal_handler_leaves_one_view(monkeypatch: pytest.Monkey
     screen.write("plan\n" * rows)
     with progress.TrainingView(4.0) as view:
         run(view, 20, 60)
-        view.sample("I", "like tea. " * 50)
+        view.add(Sample(20, "I", "like tea. " * 50))
         view.note_from_signal_handler("ending the run")
         shown = on_screen(screen.getvalue(), 80, rows)
         assert shown[-1] == "ending the run" and _bars(shown) == 1
-        view.step(made_step(step=21, progress=1, loss=1, tokens=70_000, epoch=2, seconds=70, tokens_per_second=1000))
+        view.add(made_step(step=21, progress=1, loss=1, tokens=70_000, epoch=2, seconds=70, tokens_per_second=1000))
         shown = on_screen(screen.getvalue(), 80, rows)
         assert shown[-1] == "ending the run" and _bars(shown) == 1 and shown.count("ending the run") == 1
     shown = on_screen(screen.getvalue(), 80, rows)
@@ -108,15 +111,15 @@ def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.TrainingView(4.0) as view:  # 20 of 70 seconds were training, a fifth is done
-        view.step(made_step(step=9, progress=0.2, loss=1, tokens=20_000, epoch=1, seconds=70, tokens_per_second=1000))
+        view.add(made_step(step=9, progress=0.2, loss=1, tokens=20_000, epoch=1, seconds=70, tokens_per_second=1000))
     assert "1:20 left" in capsys.readouterr().err
 
 
 def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.TrainingView(4.0, answers=(0.5, 2.0)) as view:
-        view.evaluation(1, 1.5)
+        view.add(Evaluation(1, 1.5, best=True))
         for step, done in ((1, 0.4), (2, 0.6)):
-            view.step(made_step(
+            view.add(made_step(
                 step=step, progress=done, loss=4 * math.log(2), tokens=9, epoch=1, seconds=20 * step,
                 tokens_per_second=1,
             ))  # fmt: skip
@@ -127,10 +130,10 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
 def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"loss": 4 * math.log(2), "tokens": 9, "epoch": 1, "tokens_per_second": 1}
     with progress.TrainingView(4.0) as view:
-        view.step(made_step(step=1, progress=0.5, seconds=20, **figures))
-        view.evaluation(1, 1.5)
-        view.begin_model()
-        view.step(made_step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)}))
+        view.add(made_step(step=1, progress=0.5, seconds=20, **figures))
+        view.add(Evaluation(1, 1.5, best=True))
+        view.add(TeacherTrained(1, 1.5))
+        view.add(made_step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)}))
         assert view.losses.curve() == ([2], pytest.approx([3.0]))
     last = capsys.readouterr().err.splitlines()[-1]
     assert "step 2" in last and "validation" not in last and last.endswith("bits/byte: training 3.000")
@@ -161,7 +164,7 @@ def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_growing_curve_is_thinned_to_means(capsys: pytest.CaptureFixture[str]) -> None:
     view = progress.TrainingView(1 / math.log(2))  # a nat per token is a bit per byte
     for step in range(11, 10_001):
-        view.step(made_step(step=step, progress=0, loss=float(step), seconds=0, tokens=1, tokens_per_second=1))
+        view.add(made_step(step=step, progress=0, loss=float(step), seconds=0, tokens=1, tokens_per_second=1))
     steps, means = view.losses.curve()
     assert losses.MAX_POINTS / 2 <= len(steps) <= losses.MAX_POINTS and steps[-1] == 10_000
     assert means[0] == pytest.approx((11 + steps[0]) / 2) and means[-1] == pytest.approx((steps[-2] + 10_001) / 2)
