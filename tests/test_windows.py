@@ -298,7 +298,7 @@ def test_escape_codes_are_enabled_or_colors_turned_off(
 
 def test_a_pipe_without_a_reader_is_recognized_by_the_error_of_windows(windows: Windows) -> None:
     descriptor = os.eventfd(0)  # a file that says EINVAL to a short text
-    with streams._StandardOutput(descriptor, "w") as output, pytest.raises(BrokenPipeError):
+    with streams._StandardStream(descriptor, "w") as output, pytest.raises(BrokenPipeError):
         output.write(b"x")
 
 

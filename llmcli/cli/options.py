@@ -418,9 +418,7 @@ def _name(param: Any) -> str:
 # ---- values
 
 
-def model_path(
-    typed: str | None, others: Callable[[Path], str] | None = None, *, option: str = "-m "
-) -> Path:
+def model_path(typed: str | None, others: Callable[[], str] | None = None, *, option: str = "-m ") -> Path:
     """Return the path of the model that was typed (after `option`), $LLMCLI_MODEL or the default; if it does
     not exist, `others` suggests models."""
     if typed is not None:
@@ -433,7 +431,7 @@ def model_path(
             raise LLMError(f"$LLMCLI_MODEL: {missing_file_message(path)}")
         return path
     if not Path(DEFAULT_MODEL).exists():
-        advice = others(Path()) if others else _other_models(Path(), option)
+        advice = others() if others else _other_models(option)
         raise LLMError(f"there is no {DEFAULT_MODEL} here; {advice}")
     return Path(DEFAULT_MODEL)
 
@@ -448,7 +446,7 @@ def local_model(name: str) -> Path:
     return local_path(name, console.note, progress=console.shows_progress())
 
 
-def _other_models(directory: Path, option: str) -> str:
+def _other_models(option: str) -> str:
     from llmcli.formats.checkpoint import holds_adapters
     from llmcli.formats.loading import read_header
     from llmcli.formats.open_file import model_files
@@ -459,7 +457,7 @@ def _other_models(directory: Path, option: str) -> str:
         except LLMError:
             return False
 
-    if models := [*islice(filter(is_model, model_files(directory)), MAX_NAMED_MODELS)]:
+    if models := [*islice(filter(is_model, model_files(Path())), MAX_NAMED_MODELS)]:
         return f"name another: {' or '.join(option + command_line([str(path)]) for path in models)}"
     return f"train one: llm train corpus.txt, or name a model: {option}FILE"
 

@@ -218,8 +218,8 @@ def _confidence_json(answer: "KnownAnswer") -> dict[str, Any]:
     return {"known": answer.is_known, "confidence": round(answer.confidence, 6)}
 
 
-def _other_models(directory: Path) -> str:
+def _other_models() -> str:
     from llmcli.generation.chat import TRAINING_FILE, models_that_can_chat
 
     train = f"train a model that can chat: llm train FILE {TRAINING_FILE}, or name one with -m FILE"
-    return models_that_can_chat(directory) or train
+    return models_that_can_chat(Path()) or train

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.options import CHOICES_HELP, ResultOptions, argument, flag, model_path, option, read_choices
-from llmcli.cli.reports.evaluation import ModelScore, TokenSurprisals, baseline_json, print_scores
+from llmcli.cli.reports.evaluation import TokenSurprisals, baseline_json, print_scores, score_record
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
 from llmcli.errors import LLMError, usage, with_hub_names
@@ -231,15 +231,15 @@ def _separate_training_text(measured: "Corpus", models: "Sequence[_EvaluatedMode
 
 
 def _print(
-    options: _Options, scores: list[ModelScore], baselines: "Sequence[Baseline]", from_byte: int
+    options: _Options, scores: list[dict[str, Any]], baselines: "Sequence[Baseline]", from_byte: int
 ) -> None:
     """Print the scores on each document, best first, and the compressors' results on all documents."""
-    files = list(dict.fromkeys(score.file for score in scores))
-    scores.sort(key=lambda score: (files.index(score.file), round(score.score.bits_per_byte, 6)))
+    files = list(dict.fromkeys(score["file"] for score in scores))
+    scores.sort(key=lambda score: (files.index(score["file"]), score["bits_per_byte"]))
     if options.json:
         console.json_result(
             {
-                "results": [score.as_json() for score in scores],
+                "results": scores,
                 "baselines": [baseline_json(row, files[-1]) for row in baselines],
                 "from_byte": from_byte,
             }
@@ -250,19 +250,18 @@ def _print(
 
 def _text_scores(
     model: _EvaluatedModel, text: "Corpus", on_tokens: "OnTokens" = lambda ids, nats: None
-) -> Iterator[ModelScore]:
+) -> Iterator[dict[str, Any]]:
     """Score a model on each document, and on all together if there are several."""
     from llmcli.evaluation.evaluator import Score, measure, stride
     from llmcli.formats.loading import open_tokenizer
 
-    name = model.name
     total = Score(0.0, 0, 0)
     tokenizer = open_tokenizer(model.source)
     with model.opened() as (runtime, context):
         step = stride(context)
         longer = f" (of {runtime.context:,}; --context changes it)" if context < runtime.context else ""
         console.note(
-            f"{name}: context windows of {context:,} tokens{longer}, stride {step:,}; each token is "
+            f"{model.name}: context windows of {context:,} tokens{longer}, stride {step:,}; each token is "
             f"predicted from at least {step:,} preceding tokens (fewer only at the start of a text)"
         )
         for part in text.contents:
@@ -271,9 +270,9 @@ def _text_scores(
             score = measure(document, part.text(), runtime, tokenizer, progress, on_tokens, context=context)
             total += score
             if score.tokens:
-                yield ModelScore(name, document, score, context, step)
+                yield score_record(model.name, document, score, context, step)
     if len(text.contents) > 1:
-        yield ModelScore(name, None, total, context, step)
+        yield score_record(model.name, None, total, context, step)
 
 
 def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
@@ -291,11 +290,11 @@ def _surprisals(model: _EvaluatedModel, text: "Corpus") -> TokenSurprisals:
 
     first_tokens = [0]
     files = []
-    for scored in _text_scores(model, text, add_tokens):
-        if scored.file is not None:
+    for score in _text_scores(model, text, add_tokens):
+        if score["file"] is not None:
             first_tokens.append(len(ids))
-            files.append(scored.file)
-        total = scored.score  # the last one is of all documents
+            files.append(score["file"])
+        total = score  # the last one is of all documents
     if not ids:
         raise LLMError(NO_TOKENS)
     return TokenSurprisals(
@@ -498,7 +497,7 @@ def _note_trained_and_held_out(
 
 def _answer_score(
     model: _EvaluatedModel, conversations: "list[Conversation]", file: str | None
-) -> ModelScore:
+) -> dict[str, Any]:
     from llmcli.evaluation.answers import measure_answers
     from llmcli.evaluation.exact_answers import score_exact
 
@@ -511,7 +510,17 @@ def _answer_score(
             f"{model.name}: {result.truncated:,} conversations are truncated to the context of {context:,} "
             f"tokens, {result.left_out:,} have no answer within it"
         )
-    return ModelScore(model.name, file, result.score, context, context, result.conversations, exact)
+    return score_record(
+        model.name,
+        file,
+        result.score,
+        context,
+        context,
+        of="answers",
+        conversations=result.conversations,
+        exact=exact.exact,
+        questions=exact.questions,
+    )
 
 
 def _evaluate_known_answers(

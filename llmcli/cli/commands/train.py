@@ -5,7 +5,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Container, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from llmcli.signals import on_stop_requests, stop_requests
 from llmcli.training.distributed.processes import BEGAN, Processes
 
 if TYPE_CHECKING:
+    from llmcli.cli.reports.watch import Watch
     from llmcli.cli.terminal.progress import TrainingView
     from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.training.data.inputs import Inputs
@@ -357,24 +358,28 @@ def _run(options: _Options, planned: "PlannedRun") -> None:
     view = TrainingView(*_loss_units(planned), hidden=options.json)
     if stopped := planned.output.stopped:
         view.losses.resume(stopped.state)
-    if not options.watch:
-        result, signals = _train(options, planned, view)
-        with _complete(result):
-            _report(options, result, planned)
-    else:
-        from llmcli.cli.reports.watch import Watch
+    watch: Watch | None = None
+    with ExitStack() as stack:
+        if options.watch:
+            from llmcli.cli.reports import watch as pages
 
-        address = options.host, options.port
-        watch = Watch(planned.output.path, planned.prepared.plan, view.losses, address)
-        with closing(watch):
+            address = options.host, options.port
+            watch = pages.Watch(planned.output.path, planned.prepared.plan, view.losses, address)
+            stack.callback(watch.close)
             watch.invite()
-            result, signals = _train(options, planned, view, watch.add)
+        result, signals = _train(options, planned, view, watch)
+        if watch:
             watch.finish(result, has_model=not planned.output.adapter_only)
-            with _complete(result):
-                _report(options, result, planned)
-            is_at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-            if is_at_terminal and not (signals or options.json or planned.processes.are_several):
-                watch.stay_open()
+        try:
+            _report(options, result, planned)
+        except KeyboardInterrupt:
+            if result.done.interrupted:
+                raise
+            console.note(f"interrupted after the run; {result.file} is complete")
+            raise typer.Exit(INTERRUPTED) from None
+        is_at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+        if watch and is_at_terminal and not (signals or options.json or planned.processes.are_several):
+            watch.stay_open()
     if signals:
         raise typer.Exit(128 + signals[0])
 
@@ -392,7 +397,7 @@ def _train(
     options: _Options,
     planned: "PlannedRun",
     view: "TrainingView",
-    on_event: Callable[[object], None] = lambda event: None,
+    watch: "Watch | None",
 ) -> "tuple[Result, list[int]]":
     """Train and show progress; return (result, signals that ended the run)."""
     from llmcli.cli.reports.training import show_event
@@ -419,7 +424,8 @@ def _train(
                 except OSError as error:  # the reader is gone, or the disk is full: save the weights so far
                     output_error = output_error or error
                     signals.append(signal.SIGTERM)
-                on_event(event)
+                if watch:
+                    watch.add(event)
         except LLMError as error:
             if output_error:
                 console.note(f"stopped because events could no longer be written; {error}")
@@ -447,19 +453,6 @@ def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Ite
         left = f"{output.resume_path} is unchanged" if output.stopped else "no model was written"
         console.note(f"interrupted before the first training step; {left}")
         raise typer.Exit(int(end.code or 1) if isinstance(end, SystemExit) else INTERRUPTED) from None
-
-
-@contextmanager
-def _complete(result: "Result") -> Iterator[None]:
-    """Print a note if Ctrl-C arrives after a complete run was saved, since the file is not that of an
-    interrupted run."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if result.done.interrupted:
-            raise
-        console.note(f"interrupted after the run; {result.file} is complete")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _show_progress(view: "TrainingView", task: str, share: float) -> None:

@@ -9,7 +9,7 @@ from llmcli import units
 from llmcli.cli.reports import tokens as token_output
 from llmcli.cli.terminal import console, tables
 from llmcli.cli.terminal.safe_text import one_line, visible_whitespace
-from llmcli.evaluation.figures import ADAPTING, NETWORK, as_json
+from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,61 +17,51 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import Score, Span
-    from llmcli.evaluation.exact_answers import ExactScore, KnownScore
+    from llmcli.evaluation.exact_answers import KnownScore
 
 # column headings
 EXACT = "exact answers"
 TEXT = "text"
 
 
-@dataclass(frozen=True)
-class ModelScore:
-    """A model's score on a document, or on all documents together."""
-
-    model: str  # name in the table
-    file: str | None  # the document; None: all together
-    score: "Score"
-    context: int  # tokens per window
-    stride: int  # tokens between windows
-    conversations: int = 0  # number of conversations with measured answers; 0: plain text
-    exact: "ExactScore | None" = None  # None: plain text
-
-    def as_json(self) -> dict[str, object]:
-        figures = self.score.figures
-        return {
-            "model": self.model,
-            "file": self.file,
-            "bytes": self.score.bytes,
-            "tokens": self.score.tokens,
-            "bits_per_byte": round(self.score.bits_per_byte, 6),
-            **(
-                {} if figures.adapting is None else {"bits_per_byte_without_cache": round(figures.network, 6)}
-            ),
-            **as_json(figures),
-            "perplexity": round(self.score.perplexity, 6),
-            "accuracy": round(self.score.accuracy, 6),
-            "context": self.context,
-            "stride": self.stride,
-            **({"of": "answers", "conversations": self.conversations} if self.conversations else {}),
-            **({"exact": self.exact.exact, "questions": self.exact.questions} if self.exact else {}),
-        }
+def score_record(
+    model: str, file: str | None, score: "Score", context: int, stride: int, **others: object
+) -> dict[str, Any]:
+    """Describe a model's score on a document (None: all documents together), measured in windows of `context`
+    tokens, `stride` tokens apart, and `others`, its answers to questions."""
+    figures = score.figures
+    return {
+        "model": model,
+        "file": file,
+        "bytes": score.bytes,
+        "tokens": score.tokens,
+        "bits_per_byte": round(score.bits_per_byte, 6),
+        **({} if figures.adapting is None else {"bits_per_byte_without_cache": round(figures.network, 6)}),
+        **as_json(figures),
+        "perplexity": round(score.perplexity, 6),
+        "accuracy": round(score.accuracy, 6),
+        "context": context,
+        "stride": stride,
+        **others,
+    }
 
 
 def print_scores(
-    scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None
+    scores: "Sequence[dict[str, Any]]", baselines: "Sequence[Baseline]", baseline_file: str | None
 ) -> None:
-    """Print a table of models and compressors; each compressor is in the column with comparable figures."""
+    """Print a table of models, described by `score_record`, and compressors; each compressor is in the column with
+    comparable figures."""
     rows = [
         {
-            "model": row.model,
-            NETWORK: units.bits_per_byte(row.score.network_bits_per_byte),
-            ADAPTING: "" if (bits := row.score.adapting_bits_per_byte) is None else units.bits_per_byte(bits),
-            "perplexity": f"{row.score.perplexity:.2f}",
-            "accuracy": f"{row.score.accuracy:.3f}",
-            EXACT: str(row.exact or ""),
-            "tokens": str(row.score.tokens),
-            "bytes": str(row.score.bytes),
-            TEXT: row.file or "all",
+            "model": row["model"],
+            NETWORK: units.bits_per_byte(row["network_bits_per_byte"]),
+            ADAPTING: "" if (bits := row["adapting_bits_per_byte"]) is None else units.bits_per_byte(bits),
+            "perplexity": f"{row['perplexity']:.2f}",
+            "accuracy": f"{row['accuracy']:.3f}",
+            EXACT: f"{row['exact']:,} of {row['questions']:,}" if "exact" in row else "",
+            "tokens": str(row["tokens"]),
+            "bytes": str(row["bytes"]),
+            TEXT: row["file"] or "all",
         }
         for row in scores
     ]
@@ -82,7 +72,7 @@ def print_scores(
         rows.append(
             {"model": row.name, column: row.shown, "bytes": str(row.bytes), TEXT: baseline_file or "all"}
         )
-    texts = list(dict.fromkeys(row[TEXT] for row in rows)) if len({row.file for row in scores}) > 1 else []
+    texts = list(dict.fromkeys(row[TEXT] for row in rows)) if len({row["file"] for row in scores}) > 1 else []
     is_divided = bool(texts) and sys.stdout.isatty()  # one table for all texts would be too wide
     if is_divided or not texts:
         names.remove(TEXT)
@@ -161,7 +151,11 @@ class TokenSurprisals:
     bits: list[float]
     files: list[str]
     first_tokens: list[int]  # index of the first token of each file
-    score: "Score"
+    score: dict[str, Any]  # on all documents; see `score_record`
+
+    @property
+    def _figures(self) -> Figures:
+        return Figures(self.score["network_bits_per_byte"], self.score["adapting_bits_per_byte"])
 
     def _documents(self) -> "Iterator[tuple[str, list[int], list[bytes], list[float]]]":
         """Yield (file, ids of its tokens, their bytes, their surprisals)."""
@@ -179,8 +173,8 @@ class TokenSurprisals:
                 for file, first in zip(self.files, self.first_tokens, strict=True)
             ],
             "from_byte": from_byte,
-            "bits_per_byte": round(self.score.bits_per_byte, 6),
-            **as_json(self.score.figures),
+            "bits_per_byte": self.score["bits_per_byte"],
+            **as_json(self._figures),
             "tokens": [
                 {"id": token, "text": self.tokenizer.label(token), "bits": round(bits, 4)}
                 for token, bits in zip(self.ids, self.bits, strict=True)
@@ -203,7 +197,7 @@ class TokenSurprisals:
                 console.heading(file)
             texts = _characters_of_tokens(tokens)  # tokens that share a character are joined
             token_output.surprisals([(text, sum(bits[i:j])) for text, i, j in texts])
-        console.heading(f"{self.score.figures}; the most surprising passages:")
+        console.heading(f"{self._figures}; the most surprising passages:")
         rows = [
             (
                 f"{span.bits:.1f}",
@@ -243,7 +237,7 @@ class TokenSurprisals:
             ]
         rows.sort(key=lambda row: -row["bits"])
         if json_:
-            console.json_result({"model": self.model, **as_json(self.score.figures), "lines": rows})
+            console.json_result({"model": self.model, **as_json(self._figures), "lines": rows})
             return
         names = ["bits", "per byte", "line", "file", "most surprising token", "text"]
         shown = [

@@ -70,34 +70,29 @@ class Watch:
 
         match event:
             case events.Step():
-                self._add_step(event)
+                self._state["phase"] = "finishing" if event.progress >= 1 else "running"
+                self._state["step"] = {
+                    "progress": event.progress,
+                    "percent": f"{event.progress:.0%}",
+                    "step": f"{event.step:,}",
+                    "epoch": f"{event.epoch:.1f}",
+                    "speed": f"{event.tokens_per_second:,.0f}",
+                    "left": time_left(event),
+                }
                 if event.seconds < self._stated + STATE_SECONDS and event.progress < 1:
                     return
                 self._stated = event.seconds
             case events.Prediction():
-                self._add_prediction(event)
+                bits = dict(self._losses.evaluations).get(event.step)
+                probe = self._state["probe"] or {"prompt": event.prompt, "points": []}
+                point = event.step, bits, event.next
+                self._state["probe"] = probe | {"points": [*probe["points"], point]}
             case events.Sample():
                 self._state["samples"].append((event.step, event.text))
                 self._state["prompt"] = event.prompt
             case events.Restarted():
                 self._begin_model(event.plan)
         self._publish()
-
-    def _add_step(self, event: Any) -> None:
-        self._state["phase"] = "finishing" if event.progress >= 1 else "running"
-        self._state["step"] = {
-            "progress": event.progress,
-            "percent": f"{event.progress:.0%}",
-            "step": f"{event.step:,}",
-            "epoch": f"{event.epoch:.1f}",
-            "speed": f"{event.tokens_per_second:,.0f}",
-            "left": time_left(event),
-        }
-
-    def _add_prediction(self, event: Any) -> None:
-        bits = dict(self._losses.evaluations).get(event.step)
-        points = self._state["probe"]["points"] if self._state["probe"] else []
-        self._state["probe"] = {"prompt": event.prompt, "points": [*points, (event.step, bits, event.next)]}
 
     def _publish(self) -> None:
         steps, training = self._losses.curve()

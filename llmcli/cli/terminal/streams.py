@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
 OUTPUT = "the output"  # file name in errors of standard output
+STANDARD_ERROR = 2  # file descriptor
 WINDOWS = os.name == "nt"
 
 
@@ -22,18 +23,16 @@ def prepare() -> None:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif mode == "w":
-            kind = _StandardOutput if name == "stdout" else _BestEffortStream
-            setattr(sys, name, _utf8(getattr(sys, name), kind))
+            setattr(sys, name, _utf8(getattr(sys, name)))
 
 
-def _utf8(stream: "TextIO", kind: type[io.FileIO]) -> "TextIO":
-    """Return a standard stream that writes UTF-8 and keeps line ends; `kind` is the class of the underlying
-    file."""
+def _utf8(stream: "TextIO") -> "TextIO":
+    """Return a standard stream that writes UTF-8 and keeps line ends."""
     if WINDOWS and stream.isatty():  # a Windows console takes text, not bytes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
         return stream
-    file = io.BufferedWriter(kind(stream.fileno(), "w", closefd=False))
+    file = io.BufferedWriter(_StandardStream(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
 
 
@@ -52,25 +51,16 @@ def enable_escape_codes() -> None:
             os.environ["NO_COLOR"] = "1"
 
 
-class _StandardOutput(io.FileIO):
-    """Standard output. Its errors carry the name OUTPUT, which distinguishes them from errors of other
-    files."""
+class _StandardStream(io.FileIO):
+    """Standard output, whose errors carry the name OUTPUT, which distinguishes them from errors of other files; or
+    standard error: notes that cannot be written (disk full, pipe closed) are dropped instead of ending a run."""
 
     def write(self, data: "Any", /) -> int:
         try:
             return super().write(data)
         except OSError as error:
+            if self.fileno() == STANDARD_ERROR:
+                return len(data)
             # Windows' error for a pipe without a reader
             closed = WINDOWS and error.errno == errno.EINVAL
             raise OSError(errno.EPIPE if closed else error.errno, error.strerror, OUTPUT) from error
-
-
-class _BestEffortStream(io.FileIO):
-    """Standard error: notes that cannot be written (disk full, pipe closed) are dropped instead of ending a
-    run."""
-
-    def write(self, data: "Any", /) -> int:
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)

@@ -77,7 +77,7 @@ def test_a_watched_run_writes_the_same_file(llm: Llm, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["_add_step", "_finish"])
+@pytest.mark.parametrize("method", ["_add", "_finish"])
 def test_an_error_of_the_page_does_not_end_the_run(llm: Llm, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     from llmcli.cli.reports.watch import Watch
 
