@@ -38,7 +38,7 @@ def explanation_json(
         "tail": explanation.tail,
         "cut": explanation.truncated,
         "earlier": explanation.preceding,
-        "attention": _attention_json(explanation.attention, layer, head, position),
+        **({"attention": _attention_json(explanation.attention, layer, head, position)} if attention else {}),
         "lens": [
             {
                 "layer": depth,
@@ -57,8 +57,6 @@ def explanation_json(
         "next": [word.as_json(token_id=word.token) for word in words.words[:count]],
         "unexplored": round(words.unexplored, 6),
     }
-    if not attention:
-        del result["attention"]
     if explanation.copies is not None:
         result["copies"] = [
             token_json(

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.analysis.comparison import CACHE
 from llmcli.cli.reports import tokens as token_output
+from llmcli.cli.reports.explanation import lens_cell
 from llmcli.cli.terminal import console, tables
 from llmcli.cli.terminal.safe_text import visible_whitespace
-from llmcli.cli.terminal.text_layout import terminal_width, truncate
+from llmcli.cli.terminal.text_layout import terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmcli.analysis.comparison import Comparison, TextChange
-    from llmcli.analysis.explain import Explanation
 
 MAX_LENS_LABEL = 20  # columns
 
@@ -75,22 +75,16 @@ def _show_changes(column: str, names: tuple[str, str], changes: "Sequence[TextCh
 
 
 def _show_lenses(comparison: "Comparison", names: tuple[str, str]) -> None:
+    from llmcli.pages.explanation_json import explanation_json
+
     console.heading("most likely after each layer (logit lens)")
-    lenses = [_most_likely(explanation, comparison) for explanation in (comparison.first, comparison.second)]
+    max_label = min(MAX_LENS_LABEL, max(4, terminal_width() // 2 - 14))
+    lenses = (
+        explanation_json(explanation, "", 1, attention=False)["lens"]
+        for explanation in (comparison.first, comparison.second)
+    )
     rows = [
-        ("none" if depth == 0 else str(depth), *cells)
-        for depth, cells in enumerate(zip(*lenses, strict=True))
+        (str(pair[0]["layer"] or "none"), *(lens_cell(row["next_tokens"][0], max_label) for row in pair))
+        for pair in zip(*lenses, strict=True)
     ]
     tables.table(("layer", *names), rows, numbers=(0,))
-
-
-def _most_likely(explanation: "Explanation", comparison: "Comparison") -> list[str]:
-    """Return the most likely next token after each layer, with its probability."""
-    max_label = min(MAX_LENS_LABEL, max(4, terminal_width() // 2 - 14))
-    lens = explanation.logit_lens
-    labels = (visible_whitespace(comparison.tokenizer.label(token)) for token in lens.ids[:, 0].tolist())
-    probabilities = lens.probabilities[:, 0].tolist()
-    return [
-        f"{truncate(label, max_label)} {units.probability(p)}"
-        for label, p in zip(labels, probabilities, strict=True)
-    ]

@@ -1,6 +1,5 @@
 """The output of `llm explain`: tokens, attention, logit lens, ablation effects and predictions."""
 
-import math
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,8 @@ from llmcli.cli.terminal.text_layout import terminal_width, truncate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llmcli.analysis.explain import Copy, Explanation
+    from llmcli.analysis.explain import Explanation
+    from llmcli.formats.metadata import Json
 
 LABEL_WIDTH = 14  # columns of a token's label to the left of a chart
 MAX_HEAT_MAP_ROWS = 60
@@ -48,23 +48,31 @@ def show(
     """Print an explanation: `count` next tokens and words, and the attention of `layer` and `head`, from 1 (None:
     mean of all). `initialized_heads` is what `analysis.explain.initialized_heads` returns. A summary fits on a
     screen and lists only the tokens with the largest effects."""
-    labels = [_label(explanation, token) for token in explanation.ids]
+    from llmcli.pages.explanation_json import explanation_json
+
+    record = explanation_json(explanation, "", count, attention=False)
+    labels = [_label(token) for token in record["tokens"]]
     if not is_summary:
         console.heading("tokens and their ids")
         token_output.tokens(labels, explanation.ids)
         _show_heat_map(explanation, labels, layer, head)
     _show_top_heads(explanation, labels)
-    _show_logit_lens(explanation)
+    _show_logit_lens(record["lens"])
     if not is_summary:
-        _show_attribution(explanation, initialized_heads or {})
-    _show_ablation(explanation, labels, SUMMARY_ROWS if is_summary else len(labels))
-    if explanation.copies is not None:
-        _show_copies(explanation, explanation.copies)
-    _show_predictions(explanation, count)
+        _show_attribution(record["attribution"], initialized_heads or {})
+    _show_ablation(record, labels, SUMMARY_ROWS if is_summary else len(labels))
+    if "copies" in record:
+        _show_copies(record["copies"])
+    _show_predictions(record, explanation.entropy)
 
 
-def _label(explanation: "Explanation", token: int) -> str:
-    return visible_whitespace(explanation.tokenizer.label(token))
+def _label(token: "Json") -> str:
+    return visible_whitespace(token["text"])
+
+
+def lens_cell(token: "Json", max_label: int) -> str:
+    """Format a token of the logit lens with its probability."""
+    return f"{truncate(_label(token), max_label)} {units.probability(token['probability'])}"
 
 
 def _show_heat_map(
@@ -108,39 +116,36 @@ def _show_top_heads(explanation: "Explanation", labels: list[str]) -> None:
     console.caption("The attention weights of a head sum to 1 over all tokens.")
 
 
-def _show_logit_lens(explanation: "Explanation") -> None:
-    lens = explanation.logit_lens
-    shown = max(1, min(lens.ids.shape[-1], (terminal_width() - 12) // LENS_CELL))
+def _show_logit_lens(lens: "list[Json]") -> None:
+    shown = max(1, min(len(lens[0]["next_tokens"]), (terminal_width() - 12) // LENS_CELL))
     console.heading("predictions after each layer (logit lens)")
-    rows = []
-    for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True)):
-        cells = [
-            f"{truncate(_label(explanation, token), MAX_LENS_LABEL)} {units.probability(probability)}"
-            for token, probability in zip(ids[:shown].tolist(), probabilities[:shown].tolist(), strict=True)
-        ]
-        rows.append(("none" if depth == 0 else str(depth), *cells))
+    rows = [
+        (
+            str(row["layer"] or "none"),
+            *(lens_cell(token, MAX_LENS_LABEL) for token in row["next_tokens"][:shown]),
+        )
+        for row in lens
+    ]
     ranks = ["most likely", "second", "third", *(f"{rank}th" for rank in range(4, shown + 1))]
     tables.table(("after layer", *ranks[:shown]), rows, numbers=(0,))
     console.caption("What the model would predict if it ended after this layer.")
 
 
-def _show_attribution(explanation: "Explanation", initialized_heads: "Mapping[str, str]") -> None:
+def _show_attribution(attribution: "Json", initialized_heads: "Mapping[str, str]") -> None:
     """Print the largest contributions to the logit, in the order of the network."""
-    attribution = explanation.attribution
-    rows = [("embedding", attribution.embedding)]
-    for layer, (heads, mlp) in enumerate(
-        zip(attribution.heads.tolist(), attribution.mlp.tolist(), strict=True), 1
-    ):
-        rows += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads, 1)]
-        rows.append((f"layer {layer}, MLP", mlp))
+    rows = [("embedding", attribution["embedding"])]
+    for layer in attribution["layers"]:
+        name = f"layer {layer['layer']}"
+        rows += [(f"{name}, head {head}", value) for head, value in enumerate(layer["heads"], 1)]
+        rows.append((f"{name}, MLP", layer["mlp"]))
     if len(rows) > MAX_CONTRIBUTIONS + 1:
         smallest = sorted(rows, key=lambda row: -abs(row[1]))[MAX_CONTRIBUTIONS:]
         rows = [row for row in rows if row not in smallest]
         rows.append((f"{len(smallest)} others", sum(value for _, value in smallest)))
     margin = max(len(name) for name, _ in rows)
-    token = _label(explanation, attribution.token)
+    token = _label(attribution)
     console.heading(f"contributions to the logit of {token} (direct logit attribution)")
-    _print_bars(rows, margin, terminal_width() - margin - 9, [("sum: logit", attribution.logit)])
+    _print_bars(rows, margin, terminal_width() - margin - 9, [("sum: logit", attribution["logit"])])
     for name, kind in initialized_heads.items():
         console.paragraph(f"head {name} was initialized as: {kind}")
     console.caption(
@@ -150,14 +155,14 @@ def _show_attribution(explanation: "Explanation", initialized_heads: "Mapping[st
     )
 
 
-def _show_ablation(explanation: "Explanation", labels: list[str], max_rows: int) -> None:
+def _show_ablation(record: "Json", labels: list[str], max_rows: int) -> None:
     """Print the effect of leaving out each token except the last, or the `max_rows` largest effects."""
-    measured = enumerate(explanation.ablation_effects.tolist())
+    measured = enumerate(token["effect_bits"] for token in record["tokens"])
     # rounded as displayed: an effect of 0.00 has no bar
-    effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
+    effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if bits is not None]
     if not effects:
         return
-    predicted = _label(explanation, explanation.token)
+    predicted = _label(record["attribution"])
     console.heading(f"ablation: bits that {predicted} loses without each token")
     if max_rows < len(effects):
         console.paragraph(f"(the {max_rows} tokens with the largest effects)")
@@ -174,20 +179,18 @@ def _show_ablation(explanation: "Explanation", labels: list[str], max_rows: int)
     )
 
 
-def _show_copies(explanation: "Explanation", copies: "tuple[Copy, ...]") -> None:
+def _show_copies(copies: "list[Json]") -> None:
     """Print the tokens that the n-gram cache makes more likely, and their positions in the prompt."""
     console.heading("copies from the prompt (n-gram cache)")
     if not copies:
         console.paragraph("none: the end of the prompt does not occur earlier in it")
         return
     rows = []
-    first = explanation.preceding  # tokens are numbered from 1
     for copy in copies:
-        numbers = [
-            f"{at - first + 1:,}" if at >= first else "earlier" for at in copy.positions[-MAX_POSITIONS:]
-        ]
-        probabilities = units.probability(copy.network_probability), units.probability(copy.probability)
-        rows.append((_label(explanation, copy.token), *probabilities, str(copy.matched), ", ".join(numbers)))
+        positions = copy["positions"][-MAX_POSITIONS:]
+        numbers = ", ".join(f"{at + 1:,}" if at >= 0 else "earlier" for at in positions)  # from 1
+        probabilities = units.probability(copy["network"]), units.probability(copy["probability"])
+        rows.append((_label(copy), *probabilities, str(copy["matched"]), numbers))
     tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
     console.caption(
         "matched: number of last tokens that also preceded this token earlier in the prompt; at token: "
@@ -196,17 +199,17 @@ def _show_copies(explanation: "Explanation", copies: "tuple[Copy, ...]") -> None
     )
 
 
-def _show_predictions(explanation: "Explanation", count: int) -> None:
-    console.heading(f"next token: {units.entropy(explanation.entropy)}")
-    tokens = explanation.most_likely(count)
-    rows = [(_label(explanation, token), math.exp(explanation.logprobs[token])) for token in tokens]
-    token_output.probabilities("next token", rows)
-    console.caption(units.explained_entropy(explanation.entropy, "tokens"))
-    if not (words := explanation.words.words[:count]):
+def _show_predictions(record: "Json", entropy: float) -> None:
+    console.heading(f"next token: {units.entropy(entropy)}")
+    token_output.probabilities(
+        "next token", [(_label(token), token["probability"]) for token in record["next_tokens"]]
+    )
+    console.caption(units.explained_entropy(entropy, "tokens"))
+    if not record["next"]:
         return
     console.heading("next word")
     token_output.probabilities(
-        "next word", [(token_output.word_label(word), word.probability) for word in words]
+        "next word", [(token_output.word_label(word), word["probability"]) for word in record["next"]]
     )
     console.caption(
         "A word may consist of several tokens; its probability is summed over its tokenizations. llm "

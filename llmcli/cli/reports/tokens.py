@@ -11,8 +11,9 @@ from llmcli.cli.terminal.safe_text import one_line, visible_whitespace
 from llmcli.cli.terminal.text_layout import terminal_width, text_width, truncate
 
 if TYPE_CHECKING:
+    from llmcli.formats.metadata import Json
     from llmcli.generation.generator import Piece
-    from llmcli.generation.next_words import NextWord, NextWords
+    from llmcli.generation.next_words import NextWords
 
 
 def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
@@ -91,7 +92,7 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
     """Print the output of `llm generate --next`: the `count` most likely words, and the sum of the others."""
     from llmcli.generation.next_words import MAX_UNEXPLORED
 
-    rows = [(word_label(word), word.probability) for word in search.words[:count]]
+    rows = [(word_label(word.as_json()), word.probability) for word in search.words[:count]]
     if others := search.words[count:]:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
     rows.append(("(unexplored)", search.unexplored))
@@ -114,7 +115,6 @@ def prompt_end(text: str) -> str:
     return text if len(text) <= columns else f"…{text[-max(1, columns) :].lstrip()}"
 
 
-def word_label(word: "NextWord") -> str:
+def word_label(word: "Json") -> str:
     """Return a word for a table; "…" marks one that continues the prompt's last word."""
-    text = visible_whitespace(word.text)
-    return f"…{text}" if word.continues else text
+    return f"{'…' if 'continues' in word else ''}{visible_whitespace(word['text'])}"

@@ -1,16 +1,11 @@
-from types import SimpleNamespace
-
-import numpy as np
-
 from llmcli.cli.reports import explanation as report
 
 
 def test_an_effect_that_is_shown_as_zero_has_no_bar(monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    effects = np.array([0.0049, -0.0049, 0.5, -0.25, np.nan])
-    tokenizer = SimpleNamespace(label="abcde".__getitem__)
-    explanation = SimpleNamespace(ablation_effects=effects, token=4, tokenizer=tokenizer)
-    report._show_ablation(explanation, list("abcde"), 5)  # type: ignore[arg-type]
+    effects = [0.0049, -0.0049, 0.5, -0.25, None]
+    tokens = [{"text": text, "effect_bits": bits} for text, bits in zip("abcde", effects, strict=True)]
+    report._show_ablation({"tokens": tokens, "attribution": {"text": "e"}}, list("abcde"), 5)
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1].isdigit()]
     assert rows == [
         ["1", "a", "0.00"],
