@@ -318,19 +318,27 @@ def _list_next_words(prepared: _PreparedPrompt, count: int) -> None:
 
 
 def _trace_steps(prepared: _PreparedPrompt, count: int) -> None:
-    from llmcli.cli.reports.trace import print_end, print_step, trace_json
+    from llmcli.cli.reports.trace import print_end, print_step, step_json
     from llmcli.generation.trace import trace
 
     steps = []
     text = prepared.prompt
     sampling = replace(prepared.sampling, max_tokens=count)
     for step in trace(prepared.runtime, prepared.tokenizer, text, sampling, literal=prepared.options.literal):
-        steps.append(step)
+        steps.append(step_json(step, prepared.tokenizer))
         if not prepared.options.json:
-            print_step(step, len(steps), text, prepared.tokenizer, sampling)
+            print_step(steps[-1], len(steps), text, sampling)
         text += step.text
     if prepared.options.json:
-        console.json_result(trace_json(steps, prepared.prompt, prepared.tokenizer, sampling.seed))
+        console.json_result(
+            {
+                "prompt": prepared.prompt,
+                "text": text[len(prepared.prompt) :],
+                "steps": steps,
+                "finish_reason": step.finish_reason or "length",
+                "seed": sampling.seed,
+            }
+        )
     else:
         print_end(text, sampling.seed)
 
