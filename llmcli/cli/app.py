@@ -70,7 +70,6 @@ class ErrorHandlingGroup(TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Also handles errors outside a subcommand, such as one while printing help."""
-        words = list(next(iter(args), extra.get("args")) or sys.argv[1:])
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
         except UsageError as error:  # raised by Typer
@@ -80,7 +79,7 @@ class ErrorHandlingGroup(TyperGroup):
                 name: [option for param in subcommand(name).params for option in param.opts]
                 for name in SUBCOMMANDS
             }
-            console.fail(suggestions.usage_message(error, words, options))
+            console.fail(suggestions.usage_message(error, options))
             code = WRONG_USAGE
         except (LLMError, OSError) as error:
             code = report(error)
@@ -111,7 +110,11 @@ class Subcommand(TyperCommand):
         convert_directly(self.get_params(ctx))
         ctx.meta[HELP_ALL] = HELP_ALL in args
         typed = ["--help"] if ctx.meta[HELP_ALL] else args
-        rest = super().parse_args(ctx, [*typed])
+        try:
+            rest = super().parse_args(ctx, [*typed])
+        except UsageError as error:
+            error.ctx = error.ctx or ctx  # Typer leaves it out if an option lacks its value
+            raise
         if not ctx.resilient_parsing:  # as in completion
             reject_repeated(self.make_parser(ctx).parse_args([*typed])[-1])
         return rest

@@ -6,7 +6,7 @@ names here. difflib finds typos.
 
 import difflib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,13 +109,12 @@ OPTIONS = {
 Known = Mapping[str, Iterable[str]]  # the options of every subcommand
 
 
-def usage_message(error: "UsageError", words: Sequence[str], options: Known) -> str:
-    """Describe, in one line, a usage error that Typer found in the command line `words`, and what to type."""
+def usage_message(error: "UsageError", options: Known) -> str:
+    """Describe, in one line, a usage error that Typer found, and what to type."""
     # only Typer's error for an unknown option has `possibilities`
     if error.ctx and hasattr(error, "possibilities") and hasattr(error, "option_name"):
         return option_hint(str(error.ctx.info_name), error.option_name, options)
-    subcommand = next((word for word in words[:1] if word in options), "")
-    path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
+    path = error.ctx.command_path if error.ctx else "llm"
     message = error.format_message().rstrip(".")
     if "unexpected extra argument" in message and path.endswith(("chat", "generate", "explain", "tokenize")):
         return f"{message}; a text of several words needs quotes"

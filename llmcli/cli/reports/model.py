@@ -179,8 +179,7 @@ def _print_curve(record: TrainingRecord) -> None:
     console.heading("bits per byte by step (logarithmic scale)")
     width = min(terminal_width(), MAX_CURVE_WIDTH)
     legend = f"⠒⠒ training  {charts.MARK} {run.label}" if run.validation else ""
-    marks = run.validation_steps, run.validation
-    for line in charts.curve(run.steps, run.training, width, CURVE_HEIGHT, marks=marks, legend=legend):
+    for line in charts.curve(run, width, CURVE_HEIGHT, legend):
         console.result(line)
     console.caption(
         "Lower is better. Both losses were measured during training: the training loss on the batches, with "

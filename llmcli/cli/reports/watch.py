@@ -95,14 +95,10 @@ class Watch:
         self._publish()
 
     def _publish(self) -> None:
-        steps, training = self._losses.curve()
-        if steps:
-            self._state["curve"] = {
-                "steps": steps,
-                "training": [round(bits, DIGITS) for bits in training],
-                "validation_steps": [step for step, _ in self._losses.evaluations],
-                "validation": [bits for _, bits in self._losses.evaluations],
-            }
+        curve = self._losses.curve()
+        if curve.steps:
+            training = [round(bits, DIGITS) for bits in curve.training]
+            self._state["curve"] = curve._replace(training=training)._asdict()
         self.server.state = json.dumps(self._state, ensure_ascii=False).encode("utf-8", "replace")
 
     def finish(self, result: "Result", *, has_model: bool) -> None:

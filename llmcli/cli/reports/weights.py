@@ -42,31 +42,26 @@ def print_tensor(header: "Header", name: str, *, json_: bool) -> None:
 
 def print_weights(header: "Header", *, json_: bool) -> None:
     """Print the parameter tree with the statistics of each leaf. Reads all tensors."""
+    rows = []
+    parts = []
     try:
-        groups = []
         for depth, path, group in walk(parameter_tree(header)):
             console.status(path)
-            statistics = tensor_statistics(header, *group.tensors) if group.tensors else None
-            groups.append((depth, path, group, statistics))
+            shown = ""
+            if group.tensors:
+                statistics = tensor_statistics(header, *group.tensors)
+                part = {"name": path, "parameters": group.parameters, "tensors": len(group.tensors)}
+                parts.append(part | statistics._asdict())
+                histogram = charts.sparkline(statistics.histogram)
+                shown = f"{histogram}  {statistics.deviation:.3g}" if histogram else "no finite value"
+            copies = f" x {group.copies}" if group.copies > 1 else ""
+            rows.append((depth, group.name + copies, units.number(group.parameters), shown))
     finally:
         console.status("")
     if json_:
-        parts = [
-            {"name": path, "parameters": group.parameters, "tensors": len(group.tensors)}
-            | statistics._asdict()
-            for _, path, group, statistics in groups
-            if statistics
-        ]
         console.json_result({"file": str(header.path), "parts": parts})
         return
     console.paragraph("histogram of the weights, standard deviation")
-    rows = []
-    for depth, _, group, statistics in groups:
-        text = "no finite value" if statistics else ""
-        if statistics and statistics.histogram:
-            text = f"{charts.sparkline(statistics.histogram)}  {statistics.deviation:.3g}"
-        copies = f" x {group.copies}" if group.copies > 1 else ""
-        rows.append((depth, group.name + copies, units.number(group.parameters), text))
     tables.tree(rows)
     console.caption(
         "Each row of blocks is a histogram of a group's weights from the minimum to the maximum; the number "

@@ -2,6 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmcli.training.files.curve import Curve
 
 LOG_RANGE = 10_000  # highest to lowest value of a logarithmic scale
 MARK = "o"  # exactly one column wide in every terminal and font
@@ -14,20 +18,12 @@ _BLANK = 0x2800  # the braille character without dots
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def curve(
-    xs: Sequence[float],
-    ys: Sequence[float],
-    width: int,
-    height: int,
-    *,
-    marks: tuple[Sequence[float], Sequence[float]] = ((), ()),
-    legend: str = "",
-) -> list[str]:
-    """Draw a curve in braille dots: height + 1 lines with a logarithmic y axis; [] without finite points.
-    `marks` are (x values, y values) of points drawn as MARK over the curve; `legend` is centered below the
-    chart if it fits."""
+def curve(losses: "Curve", width: int, height: int, legend: str = "") -> list[str]:
+    """Draw the training losses in braille dots, and the validation losses as MARK over them: height + 1 lines with a
+    logarithmic y axis; [] without finite points. `legend` is centered below the chart if it fits."""
     line, marked = (
-        [(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)] for xy in ((xs, ys), marks)
+        [(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)]
+        for xy in ((losses.steps, losses.training), (losses.validation_steps, losses.validation))
     )
     points = line + marked
     if not points:

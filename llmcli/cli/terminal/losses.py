@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmcli.training.files.curve import Curve
 from llmcli.training.loop.events import Evaluation, Restarted, Step, TeacherTrained
 
 if TYPE_CHECKING:
@@ -65,15 +66,17 @@ class TrainingLosses:
         self._last_step = step
         self._losses.append(loss)
 
-    def curve(self) -> tuple[list[int], list[float]]:
-        """Reduce the losses to at most MAX_POINTS means over equal numbers of steps, each at its last
+    def curve(self) -> Curve:
+        """Reduce the training losses to at most MAX_POINTS means over equal numbers of steps, each at its last
         step."""
         import numpy as np
 
         count = len(self._losses)
+        steps = [step for step, _ in self.evaluations]
+        validation = [bits for _, bits in self.evaluations]
         if not count:
-            return [], []
+            return Curve([], [], steps, validation)
         starts = np.arange(0, count, math.ceil(count / MAX_POINTS))
         ends = np.append(starts[1:], count)
         means = np.add.reduceat(np.frombuffer(self._losses), starts) / (ends - starts)
-        return (self._last_step - count + ends).tolist(), means.tolist()
+        return Curve((self._last_step - count + ends).tolist(), means.tolist(), steps, validation)

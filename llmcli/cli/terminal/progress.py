@@ -182,12 +182,11 @@ class TrainingView:
     def _chart(self, columns: int, height: int) -> "list[Text]":
         from rich.text import Text
 
-        marks = [step for step, _ in self.losses.evaluations], [bits for _, bits in self.losses.evaluations]
-        steps, losses = self.losses.curve()
+        curve = self.losses.curve()
         legend = "bits per byte (log scale)"
         if self.losses.evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
-        *lines, axis = charts.curve(steps, losses, columns, height, marks=marks, legend=legend)
+        *lines, axis = charts.curve(curve, columns, height, legend)
         drawn = [
             Text.assemble(label, "│", (rest, "cyan"))
             for label, _, rest in (line.partition("│") for line in lines)

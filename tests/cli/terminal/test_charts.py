@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.cli.terminal.charts import bar, curve, heat_map, log_range, signed_bar, sparkline
+from llmcli.cli.terminal import charts
+from llmcli.cli.terminal.charts import bar, heat_map, log_range, signed_bar, sparkline
+from llmcli.training.files.curve import Curve
 
 
 def dots(lines):
@@ -19,6 +21,10 @@ def dots(lines):
         for bit, (dx, dy) in bits.items()
         if (ord(cell) - 0x2800) & bit
     }
+
+
+def curve(xs, ys, width, height, *, marks=((), ()), legend="") -> list[str]:
+    return charts.curve(Curve(xs, ys, *marks), width, height, legend)
 
 
 def test_a_falling_line() -> None:

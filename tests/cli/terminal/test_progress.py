@@ -134,7 +134,7 @@ def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixt
         view.add(Evaluation(1, 1.5, best=True))
         view.add(TeacherTrained(1, 1.5))
         view.add(made_step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)}))
-        assert view.losses.curve() == ([2], pytest.approx([3.0]))
+        assert view.losses.curve() == ([2], pytest.approx([3.0]), [], [], "validation")
     last = capsys.readouterr().err.splitlines()[-1]
     assert "step 2" in last and "validation" not in last and last.endswith("bits/byte: training 3.000")
 
@@ -165,6 +165,6 @@ def test_a_growing_curve_is_thinned_to_means(capsys: pytest.CaptureFixture[str])
     view = progress.TrainingView(1 / math.log(2))  # a nat per token is a bit per byte
     for step in range(11, 10_001):
         view.add(made_step(step=step, progress=0, loss=float(step), seconds=0, tokens=1, tokens_per_second=1))
-    steps, means = view.losses.curve()
+    steps, means, *_ = view.losses.curve()
     assert losses.MAX_POINTS / 2 <= len(steps) <= losses.MAX_POINTS and steps[-1] == 10_000
     assert means[0] == pytest.approx((11 + steps[0]) / 2) and means[-1] == pytest.approx((steps[-2] + 10_001) / 2)
