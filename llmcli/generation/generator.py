@@ -13,7 +13,6 @@ import numpy as np
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
-from llmcli.data.tokenizers.vocabulary import START, state_after, state_between
 from llmcli.errors import usage
 from llmcli.generation.drafts import Drafts
 from llmcli.generation.grammar import GrammarState, compile_grammar
@@ -129,10 +128,7 @@ class GeneratedText:
         # an answer has SentencePiece's space before its first word
         self._strips_space = bool(stop_ids) and tokenizer.adds_prefix_space
         self._vocabulary = tokenizer.vocabulary
-        # a character may begin here
-        before = self._vocabulary.bytes_of(ids[-4:])
-        self._state = state_between(before)
-        _ = self._decoder.decode(before)
+        _ = self._decoder.decode(self._vocabulary.bytes_of(ids[-4:]))  # a character may begin here
         self._seen = set(ids).difference(stop_ids)
         bias = np.zeros(len(self._vocabulary), np.float32)
         for i, value in sampling.logit_bias:
@@ -152,7 +148,8 @@ class GeneratedText:
     @property
     def _allowed(self) -> Bools | None:
         """Mask of the tokens that may be next, [V]; None if all may be."""
-        allowed = self._grammar.allowed if self._grammar else self._vocabulary.allowed(self._state)
+        unfinished, _ = self._decoder.getstate()
+        allowed = self._grammar.allowed if self._grammar else self._vocabulary.allowed(unfinished)
         if self.tokens >= self.sampling.min_tokens:
             return allowed
         longer = np.ones(len(self._vocabulary), bool) if allowed is None else allowed.copy()
@@ -168,9 +165,7 @@ class GeneratedText:
     def append(self, choice: ChosenToken) -> list[Piece]:
         """Add a chosen token; return the pieces that it completes, the text's last one with the finish
         reason."""
-        token, _ = choice
-        state = self._vocabulary.state_after(token, self._state)
-        return self._append(choice, self._vocabulary.token_bytes[token], state)
+        return self._append(choice, self._vocabulary.token_bytes[choice[0]])
 
     def add_first(self, first: FirstToken) -> list[Piece]:
         """Like `append`, for the first token after a prompt: choose it, replace the tokens at the end of the
@@ -187,15 +182,14 @@ class GeneratedText:
             self._sampler.choose([continuation.probability for continuation in continuations])
         ]
         self.ids = first.process(chosen)
-        state = max(START, state_after(chosen.new_bytes, self._state))
-        return self._append((chosen.tokens[-1], logprob), chosen.new_bytes, state)
+        return self._append((chosen.tokens[-1], logprob), chosen.new_bytes)
 
     def end(self, reason: str) -> Piece:
         """End the text and return the last piece; an incomplete character is dropped."""
         self.finish_reason = reason
         return Piece(None, "", 0.0, reason)
 
-    def _append(self, choice: ChosenToken, new_bytes: bytes, state: int) -> list[Piece]:
+    def _append(self, choice: ChosenToken, new_bytes: bytes) -> list[Piece]:
         token, logprob = choice
         if token in self._end_ids:
             self.last_token = choice
@@ -203,7 +197,6 @@ class GeneratedText:
         else:
             self.ids.append(token)
             self.tokens += 1
-            self._state = state
             self._seen.add(token)
             if self._bias is not None:
                 self._bias[token] -= self.sampling.frequency_penalty

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from llmcli.config import SamplingConfig
 from llmcli.data.text.words import character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
-from llmcli.data.tokenizers.vocabulary import START, state_after
+from llmcli.data.tokenizers.vocabulary import unfinished
 from llmcli.formats.metadata import Json
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Path, Prompt, read_prompt
@@ -135,7 +135,7 @@ def next_words(
                 paths = [path, *others][:left]
                 evaluated |= zip(paths, first.search.logits_after(paths), strict=True)
             logits = evaluated.pop(path)
-            allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
+            allowed = tokenizer.vocabulary.allowed(unfinished(spelled) or b"")
             logits = masked(logits, allowed)
             if not np.isfinite(logits).any():
                 continue
@@ -236,7 +236,7 @@ def _ends_in_word(tokenizer: Tokenizer, ids: list[int]) -> bool:
 
 def _ends_after_letter(spelled: bytes) -> bool:
     """Return whether an open spelling ends with a letter, in a word of letters."""
-    if state_after(spelled) != START:
+    if unfinished(spelled) != b"":
         return False
     word = spelled.decode("utf-8").lstrip(SPACES)
     return word != "" and character_class(word[0]) == character_class(word[-1]) == "letters"

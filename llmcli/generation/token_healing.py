@@ -27,7 +27,7 @@ import numpy as np
 
 from llmcli.data.text.words import begins_with_letter, character_class
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.vocabulary import START, Vocabulary, state_after, state_between
+from llmcli.data.tokenizers.vocabulary import Vocabulary, unfinished
 from llmcli.errors import DAMAGED, LLMError
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import check_finite, log_softmax, masked, softmax
@@ -194,7 +194,7 @@ class FirstToken:
             self.log_total += math.log(total)
             self._sum_groups()
         else:
-            allowed = self._vocabulary.allowed(search.end_state)
+            allowed = self._vocabulary.allowed(search.end)
             _, _, logits = search.aligned[0]
             self.model_logits = logits
             self.logits = masked(logits, allowed)
@@ -264,7 +264,7 @@ class FirstToken:
         factors = np.ones(len(every))
         if in_word:
             factors[vocabulary.begins_with_letter] = CONTINUE_WORD_FACTOR
-        allowed = vocabulary.allowed(self.search.end_state)
+        allowed = vocabulary.allowed(self.search.end)
         if allowed is not None:
             factors[~allowed] = 0
         for logprob, path, logits in self.search.aligned:
@@ -339,9 +339,9 @@ class TokenizationSearch:
         self.tail = tuple(tail)
         self._cached = Path()  # tokens after the head in the runtime's cache
         self._text = vocabulary.bytes_of(tail)
-        # UTF-8 decoder state at the beginning of the text, and at its end
-        self._state = state_between(vocabulary.bytes_of(head[-4:]))
-        self.end_state = START if tail else self._state
+        # bytes of the character that is incomplete before the text, and at its end
+        self._start = unfinished(vocabulary.bytes_of(head[-4:]), "ignore") or b""
+        self.end = b"" if tail else self._start
 
     def read(self, cached: int, written: int = 0, check: Check | None = None) -> None:
         """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but
@@ -443,7 +443,7 @@ class TokenizationSearch:
             return logprobs
         last = self.vocabulary.extensions_of(rest)
         if len(last):  # only near the end of the text, which may be long
-            allowed = self.vocabulary.allowed(max(START, state_after(self._text[:spelled], self._state)))
+            allowed = self.vocabulary.allowed(unfinished(self._start + self._text[:spelled]) or b"")
             last = last if allowed is None else last[allowed[last]]
         if len(last):
             crossing = (logprob + logprobs)[last]

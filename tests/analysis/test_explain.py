@@ -13,7 +13,6 @@ from llmcli.analysis import explain as explain_module
 from llmcli.analysis.explain import Explanation, explain, predict_next
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
@@ -202,7 +201,7 @@ def test_the_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size() ->
     model = random_checkpoint(CONFIG)
     model.tensors["lm_head.weight"][:] = 0
     explanation = explain(NumpyRuntime(model), TOKENIZER, Prompt.of("The cat", TOKENIZER, literal=True))
-    allowed = TOKENIZER.vocabulary.allowed(START)
+    allowed = TOKENIZER.vocabulary.allowed()
     assert explanation.entropy == pytest.approx(math.log2(allowed.sum()))
     assert explanation.most_likely(3) == np.flatnonzero(allowed)[:3].tolist()
 

@@ -9,7 +9,6 @@ import pytest
 
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.vocabulary import START
 from llmcli.generation import trace as trace_module
 from llmcli.generation.generator import generate
 from llmcli.generation.token_healing import Prompt, read_prompt
@@ -21,7 +20,7 @@ from tests.generation.fakes import Digits, FakeRuntime
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 CONFIG = ModelConfig(300, 32, 64, 2, 4, 2, 8, 32)
-ALLOWED = TOKENIZER.vocabulary.allowed(START)
+ALLOWED = TOKENIZER.vocabulary.allowed()
 
 
 def traced(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[TraceStep], str]:

@@ -14,7 +14,7 @@ from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import CONTROL_TOKENS, Tokenizer
 from llmcli.data.tokenizers.tokenizer_json import PRE_TOKENIZERS, prefix_space_steps
-from llmcli.data.tokenizers.vocabulary import state_between
+from llmcli.data.tokenizers.vocabulary import unfinished
 from llmcli.formats import checkpoint, loading
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.chat import open_assistant
@@ -240,9 +240,8 @@ def test_colors_of_a_text_longer_than_the_context(blank: "Page", tmp_path: Path,
                 runtime.begin_prompt(0, len(window), max(0, end - (len(ids) - written)))
                 rows = runtime.logits(window)
                 for i in range(len(expected) + 1, end):
-                    allowed = tokenizer.vocabulary.allowed(
-                        state_between(b"".join(tokenizer.token_bytes[j] for j in ids[:i]))
-                    )
+                    text = b"".join(tokenizer.token_bytes[j] for j in ids[:i])
+                    allowed = tokenizer.vocabulary.allowed(unfinished(text, "ignore") or b"")
                     row = rows[i - start - 1][: tokenizer.vocab_size].astype(np.float64)
                     expected.append(float(softmax(row if allowed is None else np.where(allowed, row, -np.inf))[ids[i]]))
                 start, end = end - context // 2, min(len(ids), end + context - context // 2)

@@ -8,6 +8,7 @@ trained by other programs are not restricted.
 V = size of the vocabulary.
 """
 
+import codecs
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
@@ -20,54 +21,24 @@ from llmcli.data.text.words import begins_with_letter
 
 Ids: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
-# States of a UTF-8 decoder (Unicode, table 3-7). START is between two characters, the others are inside a
-# character.
-START = 0
-INVALID = -1
-_INSIDE = {  # state -> (lowest and highest byte that may follow, next state)
-    1: (0x80, 0xBF, START),
-    2: (0x80, 0xBF, 1),
-    3: (0x80, 0xBF, 2),
-    4: (0xA0, 0xBF, 1),
-    5: (0x80, 0x9F, 1),
-    6: (0x90, 0xBF, 2),
-    7: (0x80, 0x8F, 2),
-}
-_FIRST = [
-    (0x00, 0x7F, START),
-    (0xC2, 0xDF, 1),
-    (0xE0, 0xE0, 4),
-    (0xED, 0xED, 5),
-    (0xE1, 0xEF, 2),
-    (0xF0, 0xF0, 6),
-    (0xF1, 0xF3, 3),
-    (0xF4, 0xF4, 7),
-]
 _WORD_ENDS = {bytes([byte]) for byte in range(0x80) if not begins_with_letter(bytes([byte]))} - {b"'"}
 
 
-def state_between(data: bytes) -> int:
-    """Return the decoder state after bytes of valid UTF-8 that may begin inside a character.
+def unfinished(data: bytes, errors: str = "strict") -> bytes | None:
+    """Return the bytes of the unfinished character at the end of a text; None if the text is not UTF-8. With
+    "ignore" as `errors`, the text may begin inside a character.
 
-    >>> [state_between(data) for data in ("あ".encode()[1:], b"\\x82\\xe3", b"")]
-    [0, 2, 0]
+    >>> [unfinished(data) for data in (b"a", b"a\\xe3", "あ".encode(), b"\\x82", b"\\xed\\xa0")]
+    [b'', b'\\xe3', b'', None, None]
+    >>> unfinished("あ".encode()[1:], "ignore"), unfinished(b"\\x82\\xe3", "ignore")
+    (b'', b'\\xe3')
     """
-    starts = [i for i, byte in enumerate(data[-4:]) if byte & 0xC0 != 0x80]
-    return max(START, state_after(data[-4:][starts[-1] :])) if starts else START
-
-
-def state_after(data: bytes, state: int = START) -> int:
-    """Return the decoder state after more bytes; INVALID if they are not valid UTF-8.
-
-    >>> [state_after(data) for data in (b"a", b"\\xe3", "あ".encode(), b"\\x82", b"\\xed\\xa0")]
-    [0, 2, 0, -1, -1]
-    """
-    for byte in data:
-        rules = _FIRST if state == START else [_INSIDE[state]]
-        state = next((next_state for low, high, next_state in rules if low <= byte <= high), INVALID)
-        if state == INVALID:
-            break
-    return state
+    try:
+        rest = data[codecs.utf_8_decode(data, errors, False)[1] :]
+    except UnicodeDecodeError:
+        return None
+    # half of a surrogate pair, of which the decoder would wait for the third byte
+    return None if rest[:1] == b"\xed" and rest[1:] >= b"\xa0" else rest
 
 
 class Vocabulary:
@@ -86,7 +57,7 @@ class Vocabulary:
         self.token_bytes = token_bytes
         self._unrestricted = unrestricted
         self._end_ids = end_ids
-        self._allowed: dict[int, Mask | None] = {}  # state -> mask
+        self._allowed: dict[bytes, Mask | None] = {}  # by the unfinished character
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
 
     def __len__(self) -> int:
@@ -133,48 +104,38 @@ class Vocabulary:
         """Mask of the tokens that begin with an ASCII character that ends a word after a letter, [V]."""
         return np.fromiter((data[:1] in _WORD_ENDS for data in self.token_bytes), bool, len(self))
 
-    def allowed(self, state: int) -> Mask | None:
-        """Return the mask [V] of the tokens that may be generated in a state; None if that is all or none of
-        them."""
+    def allowed(self, before: bytes = b"") -> Mask | None:
+        """Return the mask [V] of the tokens that may be generated after an `unfinished` character; None if
+        that is all or none of them."""
         if self._unrestricted:
             return None
-        if state not in self._allowed:
-            self._allowed[state] = self._allowed_after(state)
-        return self._allowed[state]
+        if before not in self._allowed:
+            self._allowed[before] = self._allowed_after(before)
+        return self._allowed[before]
 
-    def state_after(self, token: int, state: int) -> int:
-        """Return the state after a token; invalid UTF-8 counts as a complete character."""
-        if self._unrestricted or (state == START and token not in self._incomplete):
-            return START
-        return max(START, state_after(self.token_bytes[token], state))
-
-    def _allowed_after(self, state: int) -> Mask | None:
-        mask = np.zeros(len(self), bool)
-        if state == START:
-            mask[:] = True
-            mask[[i for i, next_state in self._incomplete.items() if next_state == INVALID]] = False
-            if self._end_ids is not None:
-                mask[
-                    [i for i, data in enumerate(self.token_bytes) if not data and i not in self._end_ids]
-                ] = False
+    def _allowed_after(self, before: bytes) -> Mask | None:
+        if before:
+            continuing = [i for i in self._invalid if unfinished(before + self.token_bytes[i]) is not None]
+            mask = np.zeros(len(self), bool)
+            mask[continuing] = self._seen[continuing]
         else:
-            inside = (i for i, data in enumerate(self.token_bytes) if b"\x80" <= data[:1] <= b"\xbf")
-            mask[[i for i in inside if state_after(self.token_bytes[i], state) != INVALID]] = True
-        if self._unseen:
-            is_seen = (len(data.translate(None, self._unseen)) == len(data) for data in self.token_bytes)
-            mask &= np.fromiter(is_seen, bool, len(self))
+            mask = self._seen.copy()
+            mask[self._invalid] = False
+            if self._end_ids is not None:
+                control_ids = {i for i, data in enumerate(self.token_bytes) if not data}
+                mask[list(control_ids.difference(self._end_ids))] = False
         return mask if mask.any() and not mask.all() else None
 
     @cached_property
-    def _incomplete(self) -> dict[int, int]:
-        """Tokens that are not whole characters, and the state after each (beginning in START)."""
-        states = {}
-        for i, data in enumerate(self.token_bytes):
-            try:
-                data.decode()  # faster than `state_after`
-            except UnicodeDecodeError:
-                states[i] = state_after(data)
-        return states
+    def _seen(self) -> Mask:
+        """Mask of the tokens whose bytes all occur in the training text, [V]."""
+        is_seen = (len(data.translate(None, self._unseen)) == len(data) for data in self.token_bytes)
+        return np.fromiter(is_seen, bool, len(self))
+
+    @cached_property
+    def _invalid(self) -> list[int]:
+        """Tokens that no valid text begins with; they include all that continue a character."""
+        return [i for i, data in enumerate(self.token_bytes) if unfinished(data) is None]
 
     def _tokens_of(self, data: bytes) -> list[int]:
         order, sorted_bytes = self._sorted

@@ -9,7 +9,6 @@ from threading import Thread
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError, OnNote
 from llmcli.formats.atomic_io import name_of
 from llmcli.formats.checkpoint import Checkpoint
@@ -53,7 +52,7 @@ class ServedModel:
         """Load everything that would delay the first request. Errors are ignored here and reported by
         requests."""
         with suppress(LLMError, OSError, MemoryError):
-            self.tokenizer.vocabulary.allowed(START)
+            self.tokenizer.vocabulary.allowed()
             if self.template is not None:
                 self.template.encode([Message("user", "Hello")], add_generation_prompt=True)
                 _ = self.template.stop_ids

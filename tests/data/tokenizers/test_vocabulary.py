@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmcli.data.text.words import begins_with_letter
-from llmcli.data.tokenizers.vocabulary import INVALID, START, Vocabulary, state_after
+from llmcli.data.tokenizers.vocabulary import Vocabulary, unfinished
 
 BYTES = [bytes([n]) for n in range(256)]
 
@@ -27,11 +27,9 @@ def decodes(data: bytes) -> str | None:
 @example(b"\xed\xa0")
 @example(b"\xf4\x90\x80\x80")  # beyond the last character
 @example(b"\xe0\x9f\xbf")  # longer than needed
-def test_states_agree_with_the_decoder_of_python(data: bytes) -> None:
+def test_the_unfinished_character_agrees_with_the_decoder_of_python(data: bytes) -> None:
     text = decodes(data)
-    assert (state_after(data) == INVALID) is (text is None)
-    if text is not None:
-        assert (state_after(data) == START) is (text.encode() == data)
+    assert unfinished(data) == (None if text is None else data[len(text.encode()) :])
 
 
 @given(
@@ -39,36 +37,33 @@ def test_states_agree_with_the_decoder_of_python(data: bytes) -> None:
 )
 def test_a_token_is_allowed_if_the_text_stays_valid(tokens: list[bytes], before: bytes) -> None:
     vocabulary = Vocabulary(tokens)
-    state = state_after(before)
-    mask = vocabulary.allowed(state)
-    expected = [decodes(before + data) is not None and (bool(data) or state == START) for data in tokens]
+    rest = unfinished(before) or b""
+    mask = vocabulary.allowed(rest)
+    expected = [decodes(before + data) is not None and (bool(data) or not rest) for data in tokens]
     assert mask is None or mask.tolist() == expected
     assert mask is not None or all(expected) or not any(expected)
-    for token, data in enumerate(tokens):
-        if expected[token]:
-            assert vocabulary.state_after(token, state) == state_after(before + data)
 
 
 def test_bytes_that_are_not_in_the_training_text_are_not_allowed() -> None:
     vocabulary = Vocabulary([b"", b"ab", b"ac", b"c", "é".encode(), b"\xc3", b"\xa9"], seen_bytes="abé".encode())
-    allowed = vocabulary.allowed(START)
+    allowed = vocabulary.allowed()
     assert allowed is not None and allowed.tolist() == [True, True, False, False, True, True, False]
-    inside = vocabulary.allowed(state_after(b"\xc3"))
+    inside = vocabulary.allowed(b"\xc3")
     assert inside is not None and np.flatnonzero(inside).tolist() == [6]
 
 
 def test_of_the_control_tokens_only_those_that_end_a_text_are_allowed() -> None:
     tokens = [b"", b"", b"", b"a", b"\xe3", b"\x81"]
-    allowed = Vocabulary(tokens, None, {0, 2}).allowed(START)
+    allowed = Vocabulary(tokens, None, {0, 2}).allowed()
     assert allowed is not None and allowed.tolist() == [True, False, True, True, True, False]
-    inside = Vocabulary(tokens, None, {0, 2}).allowed(state_after(b"\xe3"))
+    inside = Vocabulary(tokens, None, {0, 2}).allowed(b"\xe3")
     assert inside is not None and inside.tolist() == [False] * 5 + [True]
-    assert Vocabulary(tokens, None, {0, 2}, unrestricted=True).allowed(START) is None
-    assert Vocabulary(tokens[:4]).allowed(START) is None
+    assert Vocabulary(tokens, None, {0, 2}, unrestricted=True).allowed() is None
+    assert Vocabulary(tokens[:4]).allowed() is None
 
 
 def test_if_no_token_is_allowed_all_are() -> None:
-    assert Vocabulary([b"a", b"b"]).allowed(state_after(b"\xe3")) is None
+    assert Vocabulary([b"a", b"b"]).allowed(b"\xe3") is None
 
 
 @given(

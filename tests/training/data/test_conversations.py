@@ -11,7 +11,6 @@ from llmcli.data.conversations.chat_template import CHATML
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.text.corpus import Corpus
-from llmcli.data.tokenizers.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.loading import open_chat_template, open_tokenizer
 from llmcli.training.data.conversations import ConversationInputs
@@ -174,7 +173,7 @@ def test_the_model_has_the_tokenizer_and_the_chat_template_of_its_run() -> None:
     ready = prepared(steps=1)
     checkpoint = run_to_end(ready).checkpoint
     opened = open_tokenizer(checkpoint)
-    ours, theirs = (one.vocabulary.allowed(START) for one in (ready.tokenizer, opened))
+    ours, theirs = (one.vocabulary.allowed() for one in (ready.tokenizer, opened))
     assert ours is not None and np.array_equal(ours, theirs)
     assert json.loads(checkpoint.tokenizer_config_json)["chat_template"] == CHATML
     assert opened.eos_ids == ready.tokenizer.eos_ids == {opened.eos_id, opened.control_ids["<|im_end|>"]}
