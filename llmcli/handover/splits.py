@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcli.data.text.corpus import Corpus, DocumentPart
+from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.parquet_records import write_parquet
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.corpus_tokens import divide
@@ -53,10 +53,10 @@ def write_split(
 
     def rows(file: Any) -> Iterator[tuple[str, ...]]:
         """Yield the rows of the Parquet file, and write the tokens of each to a file."""
-        for piece, continued in _pieces(corpus, tokenizer):
+        for piece, continued in divide(corpus.contents, tokenizer):
             sha256 = piece.document.sha256
             text = "".join(piece.text())
-            ids = list(encode_texts(iter([iter([text])]), tokenizer, continued=continued))
+            ids = list(encode_texts([([text], continued)], tokenizer))
             if not continued:
                 starts.append(len(lengths))
                 ids.insert(0, np.array([tokenizer.eos_id if written else tokenizer.bos_id], dtype).tobytes())
@@ -88,10 +88,3 @@ def index(lengths: Sequence[int], starts: Sequence[int], dtype: str) -> bytes:
     documents = np.array([*starts, len(lengths)], "<i8")
     header = struct.pack("<9sQBQQ", MAGIC, 1, TYPE_CODES[dtype], len(sizes), len(documents))
     return header + sizes.tobytes() + positions.astype("<i8").tobytes() + documents.tobytes()
-
-
-def _pieces(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[DocumentPart, bool]]:
-    """Yield (part of at most PIECE_BYTES, whether it continues the document of the previous one)."""
-    for part in corpus.contents:
-        for piece in divide([part], tokenizer):
-            yield piece.parts[0], not piece.begins_text

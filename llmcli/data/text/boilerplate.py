@@ -121,7 +121,7 @@ def _strip(
     cut = Counter[str]()
     offset = copy.size
     # larger pieces are faster to write
-    blocks = map("\n".join, grouped(_without_runs(_body(document, on_read), repeated, cut), _BLOCK))
+    blocks = map("\n".join, grouped(_without_runs(_body(document, on_read), repeated, cut), _BLOCK, len))
     stripped = document_of_texts(document.name, document.path, blocks, copy, "\n")
     if not cut and not has_gutenberg:
         copy.truncate(offset)

@@ -3,9 +3,11 @@ token ids."""
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
+_Item = TypeVar("_Item")
 SEARCHED_CHARACTERS = 1 << 16  # minimum number searched for a position to cut
 WORD_END = re.compile(r"(?<=\S)[ \n]")
 # in the patterns of Llama 3 and Qwen 2, line ends after a punctuation mark belong to its pre-token
@@ -42,14 +44,14 @@ def pieces(
         yield rest[start:]
 
 
-def grouped(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """Group consecutive texts; each group but the last has at least this many characters."""
-    group: list[str] = []
+def grouped(items: Iterable[_Item], min_size: int, size_of: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    """Group consecutive items; each group but the last has at least this size."""
+    group: list[_Item] = []
     size = 0
-    for text in texts:
-        group.append(text)
-        size += len(text)
-        if size >= characters:
+    for item in items:
+        group.append(item)
+        size += size_of(item)
+        if size >= min_size:
             yield group
             group = []
             size = 0

@@ -382,7 +382,7 @@ class Tokenizer:
         # SentencePiece has no pattern that splits text into words, so the pieces are long
         size = words.SEARCHED_CHARACTERS if self.kind == "spm" else PIECE_CHARACTERS
         pieces = words.pieces(texts, self._boundary, size)
-        return map(self._encode_batch, words.grouped(pieces, BATCH_CHARACTERS))
+        return map(self._encode_batch, words.grouped(pieces, BATCH_CHARACTERS, len))
 
     def first_cut(self, text: str) -> int | None:
         """Return the first position at which a text may be cut into two parts that are encoded separately;

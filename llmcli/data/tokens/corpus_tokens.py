@@ -12,14 +12,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import tokenizers
 
 from llmcli import units
 from llmcli.data.text.corpus import DocumentPart
 from llmcli.data.text.decoding import Document, continuation_bytes
-from llmcli.data.text.words import SEARCHED_CHARACTERS
+from llmcli.data.text.words import SEARCHED_CHARACTERS, grouped
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
 from llmcli.data.tokens.tokens import TokenIds, encode_texts, store_tokens
@@ -34,38 +33,16 @@ NOTED_BYTES = 16_000_000  # progress is reported only for longer text; this much
 NOTE_SECONDS = 20.0  # minimum between two notes; later, a third of the elapsed time
 
 
-@dataclass(frozen=True)
-class TextPiece:
-    """Consecutive parts of a corpus that are tokenized together."""
-
-    parts: tuple[DocumentPart, ...]
-    begins_text: bool  # False: the first part continues a text from the previous piece
-
-    @property
-    def text_bytes(self) -> int:
-        return sum(part.text_bytes for part in self.parts)
-
-
-def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[TextPiece]:
-    """Cut `parts`, each a text, into pieces of about PIECE_BYTES."""
-    piece: list[DocumentPart] = []
-    space = PIECE_BYTES
-    begins_text = True
+def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[tuple[DocumentPart, bool]]:
+    """Cut `parts`, each a text, into pieces of about PIECE_BYTES. Yields (piece, whether it continues the
+    text of the previous one)."""
     for part in parts:
         cut = part.start
         while cut < part.end:
             start = cut
-            is_rest = part.end - start <= space
-            cut = part.end if is_rest else _cut(part.document, start + space, part.end, tokenizer)
-            piece.append(DocumentPart(part.document, start, cut))
-            space -= cut - start
-            if space <= 0:
-                yield TextPiece(tuple(piece), begins_text)
-                piece = []
-                space = PIECE_BYTES
-                begins_text = cut == part.end
-    if piece:
-        yield TextPiece(tuple(piece), begins_text)
+            is_rest = part.end - start <= PIECE_BYTES
+            cut = part.end if is_rest else _cut(part.document, start + PIECE_BYTES, part.end, tokenizer)
+            yield DocumentPart(part.document, start, cut), start > part.start
 
 
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
@@ -127,17 +104,17 @@ def _tokenize(parts: Iterable[DocumentPart], tokenizer: Tokenizer, size: int, on
     """Tokenize pieces in several threads, and store their tokens in order in a temporary file."""
     is_stopped = threading.Event()  # another piece failed, or Ctrl-C was pressed
 
-    def encode(piece: TextPiece) -> tuple[int, bytes]:
-        texts = (part.text() for part in piece.parts)
-        is_first = piece is pieces[0]
-        blocks = encode_texts(texts, tokenizer, continued=not piece.begins_text, is_first=is_first)
+    def encode(pieces: list[tuple[DocumentPart, bool]]) -> tuple[int, bytes]:
+        texts = ((piece.text(), continues) for piece, continues in pieces)
+        blocks = encode_texts(texts, tokenizer, is_first=pieces is groups[0])
         tokens = b"".join(itertools.takewhile(lambda _: not is_stopped.is_set(), blocks))
-        return piece.text_bytes, tokens
+        return sum(piece.text_bytes for piece, _ in pieces), tokens
 
     executor = ThreadPoolExecutor(max(MIN_THREADS, (os.cpu_count() or 1) // CORES_PER_THREAD), "tokenize")
     try:
-        pieces = list(divide(parts, tokenizer))
-        return store_tokens(noted(executor.map(encode, pieces), size, on_note), tokenizer)
+        # small texts are encoded together
+        groups = list(grouped(divide(parts, tokenizer), PIECE_BYTES, lambda piece: piece[0].text_bytes))
+        return store_tokens(noted(executor.map(encode, groups), size, on_note), tokenizer)
     finally:
         is_stopped.set()
         executor.shutdown(cancel_futures=True)

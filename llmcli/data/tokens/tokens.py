@@ -21,12 +21,12 @@ def token_type(tokenizer: Tokenizer) -> str:
 
 
 def encode_texts(
-    texts: Iterable[Iterator[str]], tokenizer: Tokenizer, *, continued: bool = False, is_first: bool = True
+    texts: Iterable[tuple[Iterable[str], bool]], tokenizer: Tokenizer, *, is_first: bool = True
 ) -> Iterator[bytes]:
-    """Yield the ids of texts as bytes in `token_type`, separated by end-of-text tokens. `continued`: the
-    first text is the rest of a text that was cut at `first_cut`; `is_first`: no other text precedes it."""
+    """Yield the ids of texts as bytes in `token_type`, separated by end-of-text tokens. Each text comes with
+    whether it is the rest of a text that was cut at `first_cut`; `is_first`: no other text precedes them."""
     dtype = token_type(tokenizer)
-    for text in texts:
+    for text, continued in texts:
         needs_end = not (is_first or continued)
         for ids in tokenizer.encode_stream(text, continued=continued):
             if needs_end:
@@ -34,12 +34,11 @@ def encode_texts(
                 needs_end = False
             yield np.asarray(ids).astype(dtype).tobytes()
             is_first = False
-        continued = False
 
 
 def tokenize(texts: Iterator[Iterator[str]], tokenizer: Tokenizer) -> TokenIds:
     """Tokenize texts [T] into a memory-mapped temporary file. Raises LLMError if the disk is full."""
-    return store_tokens(encode_texts(texts, tokenizer), tokenizer)
+    return store_tokens(encode_texts(((text, False) for text in texts), tokenizer), tokenizer)
 
 
 def store_tokens(blocks: Iterable[bytes], tokenizer: Tokenizer) -> TokenIds:

@@ -17,7 +17,7 @@ from llmcli.data.text.corpus import Corpus, DocumentPart
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens import corpus_tokens
 from llmcli.data.tokens import token_store as token_cache
-from llmcli.data.tokens.corpus_tokens import TextPiece, cache_key, divide, noted, tokenize_corpus
+from llmcli.data.tokens.corpus_tokens import cache_key, divide, noted, tokenize_corpus
 from llmcli.data.tokens.token_store import TokenCache, cache_directory
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
@@ -191,7 +191,7 @@ def test_a_long_text_has_a_note_soon_and_others_less_and_less_often() -> None:
 # ---- pieces
 
 
-def pieces_of(*texts: str, piece_bytes: int) -> list[TextPiece]:
+def pieces_of(*texts: str, piece_bytes: int) -> list[tuple[DocumentPart, bool]]:
     corpus = read_corpus([put(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_tokens, "PIECE_BYTES", piece_bytes)
@@ -201,32 +201,24 @@ def pieces_of(*texts: str, piece_bytes: int) -> list[TextPiece]:
 def test_pieces_are_the_whole_text_in_order_and_of_about_one_size() -> None:
     for seed in range(8):
         texts = [random_text(seed * 10 + i, 30 + 200 * (i % 3)) for i in range(6)]
-        pieces = pieces_of(*texts, piece_bytes=300)
         read: dict[str, str] = {}
-        for piece in pieces:
-            for part in piece.parts:
-                read[part.document.name] = read.get(part.document.name, "") + "".join(part.text())
-            assert sum(part.end - part.start for part in piece.parts) <= 300 + 150, seed
+        for piece, continues in pieces_of(*texts, piece_bytes=300):
+            name = piece.document.name
+            assert continues is (name in read) and piece.text_bytes <= 300 + 150, seed
+            read[name] = read.get(name, "") + "".join(piece.text())
         assert list(read.values()) == texts, seed
 
 
 def test_a_piece_that_continues_a_text_begins_before_a_space_or_line_end() -> None:
     pieces = pieces_of(random_text(3, 3000), piece_bytes=500)
     assert len(pieces) > 5
-    for piece in pieces[1:]:
-        assert not piece.begins_text
-        assert next(piece.parts[0].text())[0] in " \n"
+    assert all(continues and next(piece.text())[0] in " \n" for piece, continues in pieces[1:])
 
 
 def test_a_text_without_spaces_is_cut_at_the_end_of_a_character() -> None:
     pieces = pieces_of("りんご" * 100, piece_bytes=100)
-    assert all("".join(piece.parts[0].text()).encode() for piece in pieces)
-    assert "".join("".join(piece.parts[0].text()) for piece in pieces) == "りんご" * 100
-
-
-def test_short_texts_share_a_piece() -> None:
-    pieces = pieces_of(*["some words\n"] * 10, piece_bytes=55)
-    assert [len(piece.parts) for piece in pieces] == [5, 5] and all(piece.begins_text for piece in pieces)
+    assert len(pieces) > 5 and all(text for text in ("".join(piece.text()) for piece, _ in pieces))
+    assert "".join("".join(piece.text()) for piece, _ in pieces) == "りんご" * 100
 
 
 def test_the_key_names_text_and_tokenizer_but_no_file(tmp_path: Path) -> None:
