@@ -141,12 +141,17 @@ class Tokenizer:
         byte fallback. With the `max_vocab_size` of a model, control tokens beyond it are left out, and bytes
         may have no token (`encode` then raises LLMError). `eos_ids` end a text; `seen_bytes` occur in the
         training text."""
-        safe = tokenizer_json.sanitize(tokenizer_json.parse(text), max_vocab_size)
+        document = tokenizer_json.parse(text)
+        kind, added = tokenizer_json.checked(document, max_vocab_size)
+        model = document["model"]
+        safe = tokenizer_json.safe_parts(document, kind)
+        flags = {key: bool(model.get(key)) for key in ("byte_fallback", "ignore_merges")}
         try:
-            inner = tokenizers.Tokenizer.from_str(safe.text)
+            inner = tokenizers.Tokenizer.from_str(json.dumps(safe))
             with tokenizer_json.without_collector():
-                inner.model = models.BPE(safe.vocabulary, safe.merges, **safe.flags)
-            inner.add_tokens([_added_token(token) for token in safe.added])
+                merges = tokenizer_json.MergePairs(model.get("merges") or [])
+                inner.model = models.BPE(model["vocab"], merges, **flags)
+            inner.add_tokens([_added_token(token) for token in added])
         except BaseException as error:  # a panic of the library is not an Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
@@ -157,14 +162,19 @@ class Tokenizer:
                 else str(error).partition("\n")[0]
             )
             raise LLMError(f"the tokenizer could not be read: {problem}") from error
-        for token in safe.added:
+        for token in added:
             if (expected := inner.token_to_id(token["content"])) != token["id"]:
                 actual = f"the tokenizer's added token {brief(token['content'])} has id {token['id']}"
                 raise LLMError(f"{actual}; expected {expected}, from its other tokens")
-        inner.decoder = _decoder(safe.kind)
-        tokenizer = cls(inner, safe.kind, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
-        tokenizer._boundary = _boundary(safe.pre_tokenizer)
-        tokenizer.token_bytes = tokenizer._bytes_of(safe.vocabulary)
+        inner.decoder = _decoder(kind)
+        bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
+        if not any(token["content"] == bos_token and token.get("special") for token in added):
+            bos_token = None
+        prefix_space = tokenizer_json.prefix_space(document) if kind == "spm" else ""
+        tokenizer = cls(inner, kind, bos_token, prefix_space, eos_ids, seen_bytes)
+        if tokenizer_json.pre_tokenizer_name(safe["pre_tokenizer"]) in ("Llama 3", "Qwen 2"):
+            tokenizer._boundary = words.WORD_OR_LINE_END
+        tokenizer.token_bytes = tokenizer._bytes_of(model["vocab"])
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}"
@@ -446,10 +456,6 @@ def check_unicode(text: str) -> None:
 def _check_vocab_size(size: int, detail: str) -> None:
     if size < MIN_VOCAB_SIZE:
         raise usage(f"`vocab_size` must be at least {MIN_VOCAB_SIZE} {detail}, found {size}")
-
-
-def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
-    return words.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else words.WORD_END
 
 
 def _added_token(token: Json) -> AddedToken:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import repeat
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from llmcli.errors import LLMError, brief
 
@@ -57,20 +57,6 @@ _SPLIT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "invert": False
 # ---- checking
 
 
-class SafeTokenizer(NamedTuple):
-    """The parts of a tokenizer.json that are safe for the library."""
-
-    kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
-    vocabulary: dict[str, int]  # without added tokens
-    merges: "MergePairs"
-    flags: dict[str, bool]  # byte_fallback and ignore_merges of the BPE
-    added: list[Json]  # tokens that are not in the vocabulary, or that text is split at
-    text: str  # tokenizer.json without the parts described by the other fields
-    bos_token: str | None  # control token prepended to a text
-    prefix_space: str  # how a space is prepended to a text; see `prefix_space`
-    pre_tokenizer: str | None  # name in PRE_TOKENIZERS
-
-
 class MergePairs(list[Any]):
     """The entries of `merges`, up to 300,000. Iteration yields the pairs one by one, to save memory."""
 
@@ -111,10 +97,10 @@ def parse(text: str | Json) -> Any:
 
 
 @without_collector()
-def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
-    """Reduce a parsed tokenizer.json to its safe parts, without control tokens from id `max_vocab_size` on,
-    which the model does not have (Gemma's text models lack the image token). Raises LLMError unless it is a
-    BPE, byte-level or with byte fallback, without unsupported parts."""
+def checked(document: Any, max_vocab_size: int | None = None) -> tuple[str, list[Json]]:
+    """Check a parsed tokenizer.json. Returns (kind, added tokens by id), without control tokens from id
+    `max_vocab_size` on, which the model does not have (Gemma's text models lack the image token). Raises
+    LLMError unless it is a BPE, byte-level or with byte fallback, without unsupported parts."""
     kind, problem = classify(document)
     if problem:
         raise LLMError(
@@ -131,29 +117,19 @@ def sanitize(document: Any, max_vocab_size: int | None = None) -> SafeTokenizer:
     kinds = {*map(type, model.get("merges") or [])}
     if len(kinds) > 1 or not kinds <= {str, list, tuple}:
         raise LLMError("the tokenizer could not be read: an entry of its merges is not a pair of tokens")
-    pre_tokenizer = None if kind == "spm" else document.get("pre_tokenizer")
-    safe: Json = {
+    return kind, added
+
+
+def safe_parts(document: Json, kind: str) -> Json:
+    """Return the parts of a checked tokenizer.json that are safe for the library and do not depend on its
+    vocabulary."""
+    return {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
-        "pre_tokenizer": pre_tokenizer,
+        "pre_tokenizer": None if kind == "spm" else document.get("pre_tokenizer"),
         "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
-    flags = {key: bool(model.get(key)) for key in ("byte_fallback", "ignore_merges")}
-    bos_token = bos_token_of(document.get("post_processor"))
-    if bos_token not in {token["content"] for token in added if token.get("special")}:
-        bos_token = None
-    return SafeTokenizer(
-        kind,
-        model["vocab"],
-        MergePairs(model.get("merges") or []),
-        flags,
-        added,
-        json.dumps(safe),
-        bos_token,
-        prefix_space(document) if kind == "spm" else "",
-        pre_tokenizer_name(pre_tokenizer),
-    )
 
 
 def describe(text: str | Json) -> Json:
