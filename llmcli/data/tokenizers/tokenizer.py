@@ -326,11 +326,14 @@ class Tokenizer:
         return data.decode("utf-8", "backslashreplace") if data else self._inner.id_to_token(token) or ""
 
     @cached_property
-    def merge_pairs(self) -> list[tuple[int, int]]:
-        """The two tokens from which each token was merged; (-1, -1) for tokens that are not merges."""
+    def merge_pairs(self) -> NDArray[np.int64]:
+        """The two tokens from which each token was merged, [vocab_size, 2]; -1 for tokens that are not
+        merges."""
+        import numpy as np
+
         model = json.loads(self._inner.to_str())["model"]
         vocabulary = model.get("vocab") or {}
-        pairs = [(-1, -1)] * self.vocab_size
+        pairs = np.full((self.vocab_size, 2), -1)
         for merge in model.get("merges") or []:
             left, right = tokenizer_json.merge_pair(merge)
             pairs[vocabulary[left + right]] = vocabulary[left], vocabulary[right]

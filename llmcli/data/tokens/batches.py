@@ -4,9 +4,10 @@ steps.
 B, T, W, V = batch size, context, window, vocabulary size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +16,10 @@ Ids: TypeAlias = NDArray[np.int64]
 AnyIds: TypeAlias = NDArray[np.integer]
 
 
-class Tokens(Protocol):
-    """An array of token ids that can be indexed by an array of positions."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, positions: AnyIds, /) -> AnyIds: ...
-
-
 class TokensWithoutSpans:
     """Tokens without some spans of equal width, indexed by arrays of positions. Nothing is copied."""
 
-    def __init__(self, tokens: Tokens, starts: AnyIds, width: int) -> None:
+    def __init__(self, tokens: AnyIds, starts: AnyIds, width: int) -> None:
         """`starts` are the ascending starts of the spans in `tokens`; spans do not overlap."""
         self._tokens = tokens
         self._width = width
@@ -63,45 +57,25 @@ class Batches:
     epoch); the tokens are circular. A step takes `batch_size` blocks, which may be cut into shorter windows.
     """
 
-    tokens: Tokens
+    tokens: AnyIds | TokensWithoutSpans
     context: int  # T
     batch_size: int  # B
     seed: int
-    # [V, 2]: the two tokens that a token was merged from; -1 for none
-    merge_pairs: Ids | None = None
 
     @property
     def blocks(self) -> int:
         return len(self.tokens) // self.context
 
-    def batch(
-        self,
-        step: int,
-        window: int | None = None,
-        bpe_dropout: float = 0.0,
-        *,
-        keeps_repetitions: bool = False,
-    ) -> Ids:
+    def batch(self, step: int, window: int | None = None) -> Ids:
         """Return the ids [B * T / W, W + 1] of a step, in windows of W tokens (default: T; must divide T).
-        Targets are the inputs one column later. `bpe_dropout` is the share of merged tokens that are split
-        again, drawn for each step (after arXiv:1910.13267); windows that become longer are truncated. With
-        `keeps_repetitions`, a window splits all occurrences of a token or none, so that a repeated word is
-        repeated in the same tokens and can be copied."""
+        Targets are the inputs one column later."""
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
         visits = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         blocks = self._visited_blocks(visits)
         starts = (blocks[:, None] + np.arange(0, self.context, window)).ravel()
-        ids = self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
-        if bpe_dropout and self.merge_pairs is not None:
-            rng = np.random.default_rng([self.seed, step, window])
-            if keeps_repetitions:
-                draws = np.take_along_axis(rng.random((len(ids), len(self.merge_pairs))), ids, axis=1)
-            else:
-                draws = rng.random(ids.shape)
-            ids = _split_merges(ids, self.merge_pairs, draws < bpe_dropout)
-        return ids
+        return self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
 
     def _visited_blocks(self, visits: Ids) -> Ids:
         """Return the start positions of the blocks of ascending visits, which are numbered from the beginning
@@ -113,12 +87,21 @@ class Batches:
         return np.concatenate(starts)
 
 
-def _split_merges(ids: Ids, merge_pairs: Ids, is_drawn: NDArray[np.bool_]) -> Ids:
-    """Replace the merged tokens among those drawn from rows [B, W] by their pairs, and truncate the rows to
-    W."""
+def split_merges(
+    ids: Ids, merge_pairs: Ids, share: float, seed: Sequence[int], *, keeps_repetitions: bool
+) -> Ids:
+    """Split a share of the merged tokens in windows [B, W] again (BPE-dropout, after arXiv:1910.13267), drawn
+    with `seed`; windows that become longer are truncated. `merge_pairs` [V, 2] are the two tokens that a
+    token was merged from; -1 for none. With `keeps_repetitions`, a window splits all occurrences of a token
+    or none, so that a repeated word is repeated in the same tokens and can be copied."""
+    rng = np.random.default_rng(seed)
+    if keeps_repetitions:
+        draws = np.take_along_axis(rng.random((len(ids), len(merge_pairs))), ids, axis=1)
+    else:
+        draws = rng.random(ids.shape)
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
-    split = is_drawn & (pairs[..., 0] >= 0)
+    split = (draws < share) & (pairs[..., 0] >= 0)
     # in `out`: the column of each token, or of the first token of its pair
     column = np.arange(W) + np.cumsum(split, axis=1) - split
     row = np.broadcast_to(np.arange(B)[:, None], (B, W))

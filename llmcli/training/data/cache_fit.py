@@ -24,7 +24,7 @@ from torch import Tensor
 from llmcli.config import EVALUATION_CONTEXT
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokens.batches import Tokens, TokensWithoutSpans
+from llmcli.data.tokens.batches import AnyIds, TokensWithoutSpans
 from llmcli.data.tokens.tokens import tokenize
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
@@ -90,7 +90,7 @@ def window_starts(tokens: int, windows: int, length: int, *, at_end: bool = Fals
 class ValidationText:
     """The windows that `reserve_tokens` takes from a text."""
 
-    tokens: Tokens  # the tokens of the whole text
+    tokens: AnyIds  # the tokens of the whole text
     starts: Ints  # [B]
     windows: Ints  # [B, T + 1]
     separator: int
@@ -115,8 +115,8 @@ class ValidationText:
 
 
 def reserve_tokens(
-    tokens: Tokens, count: int, context: int, separator: int, *, at_end: bool = False
-) -> tuple[Tokens, ValidationText]:
+    tokens: AnyIds, count: int, context: int, separator: int, *, at_end: bool = False
+) -> tuple[TokensWithoutSpans, ValidationText]:
     """Return (training tokens, about `count` validation tokens in windows of at most `context`). The windows
     are spread over the whole text, because its end may be untypical (for example, with names that only occur
     in the last chapter). With `at_end` they are the end of the text, which measures the loss on new text.
@@ -124,8 +124,7 @@ def reserve_tokens(
     length = slice_window(count, context)
     starts = window_starts(len(tokens), count // (length + 1), length, at_end=at_end)
     windows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
-    training = TokensWithoutSpans(tokens, starts, length + 1) if len(starts) else tokens
-    return training, ValidationText(tokens, starts, windows, separator)
+    return TokensWithoutSpans(tokens, starts, length + 1), ValidationText(tokens, starts, windows, separator)
 
 
 def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWeights | None:

@@ -9,7 +9,6 @@ per token.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from llmcli.data.conversations.batches import ConversationBatches, ConversationT
 from llmcli.data.conversations.messages import Message
 from llmcli.data.conversations.split import held_out_indices
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.data.tokens.batches import Batches
+from llmcli.data.tokens.batches import Batches, split_merges
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.runtime import Ints, Runtime
 from llmcli.training.data.cache_fit import reserve_tokens
@@ -104,13 +103,17 @@ class RunData:
             ids, loss_mask = batch
             return ids, torch.from_numpy(loss_mask)
         progress = position.stage_progress
-        bpe_dropout = position.token_split if progress < recipe.BPE_DROPOUT_UNTIL else 0.0
-        if bpe_dropout and self._batches.merge_pairs is None:
-            self._batches = replace(self._batches, merge_pairs=np.array(self.tokenizer.merge_pairs))
-        length = window_length(progress, self.plan.train)
-        ids = self._batches.batch(
-            position.step, length, bpe_dropout, keeps_repetitions=self.plan.train.induction
-        )
+        settings = self.plan.train
+        length = window_length(progress, settings)
+        ids = self._batches.batch(position.step, length)
+        if position.token_split and progress < recipe.BPE_DROPOUT_UNTIL:
+            ids = split_merges(
+                ids,
+                self.tokenizer.merge_pairs,
+                position.token_split,
+                [settings.seed, position.step, length],
+                keeps_repetitions=settings.induction,
+            )
         return ids, None
 
     def has_planned_dropout(self, position: Position) -> bool:

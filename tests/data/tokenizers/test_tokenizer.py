@@ -351,7 +351,7 @@ def test_spans_of_a_long_part_are_positions_in_it() -> None:
 def test_merge_pairs_spell_their_token() -> None:
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat, the rat ate the cat " * 9], 300)
     pieces = tokenizer.token_bytes
-    merged = [(i, pair) for i, pair in enumerate(tokenizer.merge_pairs) if pair != (-1, -1)]
+    merged = [(i, pair) for i, pair in enumerate(tokenizer.merge_pairs.tolist()) if pair != [-1, -1]]
     assert len(merged) == tokenizer.vocab_size - 261 > 5
     assert all(pieces[left] + pieces[right] == pieces[i] for i, (left, right) in merged)
-    assert set(Tokenizer.train_char(["りんごを食べる"]).merge_pairs) == {(-1, -1)}
+    assert (Tokenizer.train_char(["りんごを食べる"]).merge_pairs == -1).all()

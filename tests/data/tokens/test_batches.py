@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.tokens import batches as batches_module
-from llmcli.data.tokens.batches import Batches, PrefixedTokens, TokensWithoutSpans
+from llmcli.data.tokens.batches import Batches, PrefixedTokens, TokensWithoutSpans, split_merges
 
 
 def ascending_tokens(length: int) -> np.ndarray:
@@ -125,9 +124,8 @@ TOKEN_TEXTS = {0: "x", 1: "a", 2: "b", 3: "ab", 4: "aba", 5: "c"}
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 1))
 def test_rows_with_split_tokens_spell_the_same_text(seed: int, share: float) -> None:
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(0, 6, (5, 17))
-    result = batches_module._split_merges(ids, MERGE_PAIRS, rng.random(ids.shape) < share)
+    ids = np.random.default_rng(seed).integers(0, 6, (5, 17))
+    result = split_merges(ids, MERGE_PAIRS, share, [seed], keeps_repetitions=False)
     assert result.shape == ids.shape
     for before, after in zip(ids.tolist(), result.tolist(), strict=True):
         text, again = ("".join(TOKEN_TEXTS[i] for i in row) for row in (before, after))
@@ -136,35 +134,30 @@ def test_rows_with_split_tokens_spell_the_same_text(seed: int, share: float) -> 
 
 def test_bpe_dropout_of_0_splits_no_token_and_of_1_every_merged_token() -> None:
     ids = np.array([[4, 3, 0, 5, 1, 2]])
-    assert batches_module._split_merges(ids, MERGE_PAIRS, ids < 0).tolist() == ids.tolist()
-    assert batches_module._split_merges(ids, MERGE_PAIRS, ids >= 0).tolist() == [[3, 1, 1, 2, 0, 5]]
+    none, all_ = (split_merges(ids, MERGE_PAIRS, share, [7], keeps_repetitions=False).tolist() for share in (0, 1))
+    assert none == ids.tolist() and all_ == [[3, 1, 1, 2, 0, 5]]
 
 
 @pytest.mark.parametrize("keeps_repetitions", [True, False])
 def test_the_fraction_of_split_tokens_is_the_bpe_dropout(keeps_repetitions: bool) -> None:
-    rows = Batches(np.tile(np.array([3, 5], np.uint16), 8000), 2, 4000, 7, MERGE_PAIRS).batch(
-        0, 2, 0.25, keeps_repetitions=keeps_repetitions
-    )
-    first = np.isin(rows, (1, 3)).argmax(axis=1)  # in a window, another one may follow
-    split = rows[np.arange(len(rows)), first] == 1
+    ids = np.tile(np.array([3, 5]), (8000, 1))
+    rows = split_merges(ids, MERGE_PAIRS, 0.25, [7], keeps_repetitions=keeps_repetitions)
+    split = rows[:, 0] == 1
     assert abs(split.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / len(rows))  # five standard deviations
 
 
 def test_a_window_that_keeps_repetitions_splits_all_occurrences_of_a_token_or_none() -> None:
-    batches = Batches(np.tile(np.array([3, 0, 5], np.uint16), 400), 60, 10, 7, MERGE_PAIRS)
+    ids = np.tile(np.array([3, 0, 5] * 10), (20, 1))
     for keeps_repetitions in (True, False):
-        rows = batches.batch(0, 30, 0.5, keeps_repetitions=keeps_repetitions)
+        rows = split_merges(ids, MERGE_PAIRS, 0.5, [7], keeps_repetitions=keeps_repetitions)
         whole, split = (rows == 3).any(axis=1), (rows == 1).any(axis=1)
         assert whole.any() and split.any()
         assert (whole & split).any() != keeps_repetitions
 
 
-def test_batches_split_the_same_tokens_for_the_same_seed_and_step() -> None:
-    tokens = np.tile(np.array([4, 3, 0, 5, 1, 2], np.uint16), 40)
-    plain = Batches(tokens, 16, 2, 7)
-    split = Batches(tokens, 16, 2, 7, MERGE_PAIRS)
-    result = split.batch(3, 8, 0.5)
-    assert result.shape == (4, 9)
-    assert np.array_equal(result, Batches(tokens, 16, 2, 7, MERGE_PAIRS).batch(3, 8, 0.5))
-    assert not np.array_equal(result, split.batch(3, 8)) and np.array_equal(split.batch(3, 8), plain.batch(3, 8))
-    assert not np.array_equal(result, Batches(tokens, 16, 2, 8, MERGE_PAIRS).batch(3, 8, 0.5))
+def test_the_seed_decides_which_tokens_are_split() -> None:
+    ids = np.tile(np.array([4, 3, 0, 5, 1, 2]), (4, 6))
+    first, again, other = (
+        split_merges(ids, MERGE_PAIRS, 0.5, [seed, 3, 8], keeps_repetitions=False) for seed in (7, 7, 8)
+    )
+    assert np.array_equal(first, again) and not np.array_equal(first, ids) and not np.array_equal(first, other)
