@@ -159,7 +159,7 @@ def plan_run(
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
         plan = _resumed_plan(stopped.plan, request, processes)
     else:
-        conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
+        conversations_alone = bool(inputs.files) and not inputs.corpus.documents
         request, machine = _choose_hardware(request, tuner, processes, conversations=conversations_alone)
     with hardware.explain_out_of_memory():
         prepared = prepare(
@@ -206,9 +206,9 @@ def _check_stored(inputs: Inputs, output: Output, known_answers: bool) -> None:
     """Raise LLMError if the output file cannot store everything that the run produces, or if there are no
     known answers to store."""
     if known_answers:
-        check_known_answers(inputs.conversations, adapter_only=output.adapter_only)
-    if output.adapter_only and inputs.conversations and inputs.conversations.template is None:
-        count = inputs.conversations.new_tokens
+        check_known_answers(inputs.sources.conversations, adapter_only=output.adapter_only)
+    if output.adapter_only and inputs.files and inputs.template is None:
+        count = inputs.new_tokens
         missing = f"the {count} tokens of a template" if count else "a template"
         raise LLMError(
             f"{inputs.base_path} has no chat template, and adapters cannot store {missing}; leave out "
@@ -281,7 +281,7 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
         if text is None:
             return None
         tokenizer = Tokenizer.from_json(text)
-    return tokenizer.with_chat_tokens() if inputs.conversations else tokenizer
+    return tokenizer.with_chat_tokens() if inputs.files else tokenizer
 
 
 def _run_identity(
@@ -327,12 +327,11 @@ def _data_fingerprint(documents: Sequence[Document], files: Sequence[Conversatio
 
 def _held_out_fingerprint(inputs: Inputs) -> str | float:
     """Return the value of --val for the identity of a run."""
-    text = inputs.held_out
-    files = inputs.conversations.held_out if inputs.conversations else ()
-    if isinstance(text, float) and (isinstance(files, float) or not files):
-        return text if len(inputs.corpus.contents) < 2 else f"{text:g} of several documents"
-    documents = () if isinstance(text, float) else text.documents
-    return _data_fingerprint(documents, () if isinstance(files, float) else files)
+    documents, files = inputs.validation.text.documents, inputs.validation.conversation_files
+    if documents or files:
+        return _data_fingerprint(documents, files)
+    held_out = inputs.held_out
+    return held_out if len(inputs.corpus.contents) < 2 else f"{held_out:g} of several documents"
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.files import ConversationFile
+from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.training.data.conversations import ConversationInputs
+from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.planning.plan import PlanRequest
 from tests.data.corpora import read_corpus
@@ -36,13 +37,16 @@ def conversation_file(
     return ConversationFile(name, Path(name), size, "0" * 64, "messages", tuple(conversations), dropped)
 
 
-def inputs(conversations: list[Conversation] | None = None, held_out: float = 0.1) -> ConversationInputs:
-    """By default of PAIRS."""
+def inputs(conversations: list[Conversation] | None = None, held_out: float | ConversationFile = 0.1) -> Inputs:
+    """By default of PAIRS; `held_out` is a share or a validation file."""
     chosen = [conversation(*pair) for pair in PAIRS] if conversations is None else conversations
-    return ConversationInputs((conversation_file(chosen),), held_out)
+    sources = Sources(Corpus(()), (conversation_file(chosen),))
+    if isinstance(held_out, float):
+        return Inputs(sources, held_out=held_out)
+    return Inputs(sources, Sources(Corpus(()), (held_out,)))
 
 
-def prepared(text: Path | None = None, conversations: ConversationInputs | None = None, **request: object) -> Prepared:
+def prepared(text: Path | None = None, conversations: Inputs | None = None, **request: object) -> Prepared:
     """A run of 30 small steps on PAIRS, after LINES, which are written to `text`, if it is given."""
     corpus = Corpus(())
     if text:

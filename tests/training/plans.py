@@ -1,16 +1,15 @@
 """Plans for tests, and strategies of what they are made from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import TrainingRecord
-from llmcli.training.data.conversations import ConversationInputs
-from llmcli.training.data.inputs import Inputs
+from llmcli.training.data.inputs import NOTHING, Inputs
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.prepare import prepare as prepare_inputs
 from llmcli.training.planning.cost_model import CorpusSize, Machine
@@ -60,13 +59,17 @@ def prepare(
     base_path: Path | None = None,
     characters: bool = False,
     held_out: Corpus | float = 0.1,
-    conversations: ConversationInputs | None = None,
+    conversations: Inputs | None = None,
     **options: object,
 ) -> Prepared:
     """`training.data.prepare.prepare` with what a test needs of a base model."""
     model = Checkpoint(base or BASE, "", {}, base_record or TrainingRecord()) if base or base_record else None
-    sources = Sources(corpus, conversations.files if conversations else ())
-    inputs = Inputs(sources, held_out, conversations, model, base_path, tokenizer="char" if characters else "bpe")
+    given = conversations or Inputs(NOTHING, held_out=held_out if isinstance(held_out, float) else 0.1)
+    val = replace(given.validation, text=held_out) if isinstance(held_out, Corpus) else given.validation
+    inputs = replace(
+        given, sources=replace(given.sources, text=corpus), validation=val, base=model, base_path=base_path,
+        tokenizer="char" if characters else "bpe",
+    )  # fmt: skip
     return prepare_inputs(request, inputs, **options)  # type: ignore[arg-type]
 
 

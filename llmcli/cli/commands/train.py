@@ -342,7 +342,7 @@ def _note_published_base(options: _Options, inputs: "Inputs") -> None:
     from llmcli.training.data import published_base
 
     chosen = options.typed(*KEPT_FROM_BASE, "optimizer")
-    if chosen or inputs.conversations or not published_base.is_english_prose(inputs.corpus):
+    if chosen or inputs.files or not published_base.is_english_prose(inputs.corpus):
         return
     command = _command(options, OMITTED, "--from", published_base.NAME, "--lora", "8")
     console.note(

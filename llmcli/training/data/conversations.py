@@ -1,6 +1,6 @@
 """Training and held-out conversations as tokens, with their rows in the plan and their entries in the record.
 
-The steps of a run, in order: `divide`, before a tokenizer is trained on the contents; `encode` with the
+The steps of a run, in order: `divide_conversations`, before a tokenizer is trained on the contents; `encode` with the
 tokenizer; `fit` once the context length is planned.
 """
 
@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llmcli import units
-from llmcli.config import EMBEDDING, HEAD
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversations.messages import Conversation
@@ -28,11 +25,8 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, trained_indices
-from llmcli.formats import loading
-from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
-from llmcli.formats.training_record import TrainingRecord
 from llmcli.formats.training_stages import all_stages
-from llmcli.models.runtime import Array
+from llmcli.training.data.inputs import Inputs
 from llmcli.training.planning.plan import PlanRow
 from llmcli.training.planning.task import ConversationSize
 
@@ -43,46 +37,34 @@ MAX_LABELS = 20
 MIN_QUESTIONS = 3
 
 
-@dataclass(frozen=True)
-class ConversationInputs:
-    """The conversations that a run reads."""
-
-    files: tuple[ConversationFile, ...]
-    held_out: tuple[ConversationFile, ...] | float  # validation files, or the share of `files` to hold out
-    template: ChatTemplate | None = None  # the base model's own; None: ChatML
-    new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
-
-    def divide(
-        self,
-        max_bytes: int,
-        base_records: Sequence[TrainingRecord] = (),
-        base_conversations: Iterable[Conversation] = (),
-    ) -> "DividedConversations":
-        """Split into training and held-out conversations. The base model was not trained on the held-out
-        ones, unless it was trained on all; `base_conversations` are those that it was trained on, as far as
-        their files are found. A part larger than `max_bytes` is sampled evenly."""
-        files = self.files if isinstance(self.held_out, float) else (*self.files, *self.held_out)
-        every = [conversation for file in files for conversation in file.conversations]
-        if isinstance(self.held_out, float):
-            divided = split(every, self.held_out)
-            source = f"{100 * self.held_out:.3g}% of the conversations"
-            source += ", spread evenly"
-        else:
-            count = sum(len(file.conversations) for file in self.files)
-            divided = divide(every, range(count, len(every)))
-            source = ", ".join(Path(file.name).name for file in self.held_out)
-        seen = answers(every[i] for stage in all_stages(base_records) for i in trained_indices(files, stage))
-        seen |= answers(base_conversations)
-        held_out = [conversation for conversation in divided.held_out if not is_known(conversation, seen)]
-        seen_by_base = not held_out and bool(divided.held_out)
-        if seen_by_base:
-            held_out = divided.held_out
-        elif excluded := len(divided.held_out) - len(held_out):
-            source += f", without {excluded:,} that the base model was trained on"
-        sampled = ConversationSplit(
-            _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.repeated
-        )
-        return DividedConversations(self, sampled, len(divided.training), source, seen_by_base)
+def divide_conversations(
+    inputs: Inputs, max_bytes: int, base_conversations: Iterable[Conversation] = ()
+) -> "DividedConversations":
+    """Split the conversations into training and held-out ones. The base model was not trained on the held-out
+    ones, unless it was trained on all; `base_conversations` are those that it was trained on, as far as their
+    files are found. A part larger than `max_bytes` is sampled evenly."""
+    validation = inputs.validation.conversation_files
+    every = [*inputs.sources.conversations, *inputs.validation.conversations]
+    if validation:
+        divided = divide(every, range(len(inputs.sources.conversations), len(every)))
+        source = ", ".join(Path(file.name).name for file in validation)
+    else:
+        divided = split(every, inputs.held_out)
+        source = f"{100 * inputs.held_out:.3g}% of the conversations, spread evenly"
+    files = (*inputs.files, *validation)
+    stages = all_stages([inputs.base.record] if inputs.base else [])
+    seen = answers(every[i] for stage in stages for i in trained_indices(files, stage))
+    seen |= answers(base_conversations)
+    held_out = [conversation for conversation in divided.held_out if not is_known(conversation, seen)]
+    seen_by_base = not held_out and bool(divided.held_out)
+    if seen_by_base:
+        held_out = divided.held_out
+    elif excluded := len(divided.held_out) - len(held_out):
+        source += f", without {excluded:,} that the base model was trained on"
+    sampled = ConversationSplit(
+        _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.repeated
+    )
+    return DividedConversations(inputs, sampled, len(divided.training), source, seen_by_base)
 
 
 def _text_bytes(conversations: Sequence[Conversation]) -> int:
@@ -101,7 +83,7 @@ def _sample(conversations: list[Conversation], max_bytes: int) -> list[Conversat
 class DividedConversations:
     """Training and held-out conversations as text."""
 
-    inputs: ConversationInputs
+    inputs: Inputs
     split: ConversationSplit
     # number of training conversations; `split` has only a sample if there is no time for all of them
     available: int
@@ -267,7 +249,7 @@ class PreparedConversations:
         return {
             "training": len(self.training),
             "held_out": len(self.held_out),
-            "held_out_share": inputs.held_out if isinstance(inputs.held_out, float) else None,
+            "held_out_share": None if inputs.validation.conversation_files else inputs.held_out,
             "repeated": self.split.repeated,
             "dropped": self.unanswered
             + self.too_long
@@ -281,8 +263,7 @@ class PreparedConversations:
     def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
         """Describe the held-out answers and the validation files (`texts` and conversations) for the training
         record."""
-        held_out = self.divided.inputs.held_out
-        files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
+        files = [*texts, *corpus_record(self.divided.inputs.validation.conversation_files)]
         return {
             "bytes": self.held_out.answer_bytes(tokenizer.byte_lengths),
             "tokens": self.held_out.targets,
@@ -308,31 +289,3 @@ def file_entry(name: str, file: Document | ConversationFile, **others: object) -
         optional |= {"template": file.template, "kind": file.kind}
     given = {key: value for key, value in optional.items() if value}
     return {"name": name, "bytes": file.text_bytes, "sha256": file.sha256, **others, **given}
-
-
-# ---- base models whose vocabulary lacks the tokens of a chat template
-
-
-def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None, int]:
-    """Add the tokens of its chat template (or ChatML) to a base model, in unused rows of the embeddings if
-    there are any. Returns (model, its own template or None, number of tokens appended to the vocabulary)."""
-    tokenizer = loading.open_tokenizer(base)
-    template = loading.open_chat_template(base, tokenizer)
-    first = tokenizer.vocab_size
-    if template is not None or (extended := tokenizer.with_chat_tokens()).vocab_size == first:
-        return base, template, 0
-    config = replace(base.config, vocab_size=max(base.config.vocab_size, extended.vocab_size))
-    count = extended.vocab_size - first
-
-    def compute(name: str) -> Array:
-        """Append rows with the mean of the existing rows, so that a new token starts out as likely as an
-        average token."""
-        tensor = base.tensors[name]
-        if name not in (EMBEDDING, HEAD):
-            return tensor
-        known = tensor[:first]
-        mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return np.concatenate([known, np.tile(mean, (count, 1)), tensor[first + count :]])
-
-    tensors = ComputedTensors(base.tensors, compute)
-    return replace(base, config=config, tensors=tensors, tokenizer_source=extended.to_json()), None, count

@@ -5,7 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from llmcli import units
+from llmcli.config import EMBEDDING, HEAD
+from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
 from llmcli.data.reading_progress import reading_progress
@@ -17,15 +21,16 @@ from llmcli.data.tokenizers.tokenizer import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats import loading
 from llmcli.formats.atomic_io import reject_overwriting
-from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
 from llmcli.formats.huggingface.names import local_path
-from llmcli.training.data.conversations import ConversationInputs, with_chat_format
+from llmcli.models.runtime import Array
 from llmcli.training.planning import recipe
 
 # minimum for a new model; with less, it would only memorize
 MIN_TEXT_BYTES = 1000
 MIN_ANSWERS = 5
 MIN_FINE_TUNING_BYTES = 100  # minimum for fine-tuning; one answer is enough
+NOTHING = Sources(Corpus(()), ())
 EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 
 
@@ -34,11 +39,13 @@ class Inputs:
     """The inputs of a run."""
 
     sources: Sources  # texts and conversations
-    held_out: Corpus | float = recipe.HELD_OUT  # validation text, or the fraction of the corpus to hold out
-    conversations: ConversationInputs | None = None
+    validation: Sources = NOTHING  # validation files
+    held_out: float = recipe.HELD_OUT  # fraction to hold out of a kind of data without validation files
     base: Checkpoint | None = None  # the model to fine-tune
     base_path: Path | None = None
     base_sha256: str = ""
+    template: ChatTemplate | None = None  # the base model's own; None: ChatML
+    new_tokens: int = 0  # appended to the base model's vocabulary for ChatML
     like: Checkpoint | None = None  # the model whose tokenizer and context length are used
     tokenizer: str = "bpe"  # or "char" or a file
     tokenizer_json: str | None = None  # an existing tokenizer; None: a new one is trained
@@ -92,24 +99,22 @@ def load_inputs(
     check_reading(reading, (sources, val_sources))
     _check_output(sources, val_sources, output)
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
-    conversations = None
-    if files := sources.conversation_files:
-        template = None
-        new_tokens = 0
-        if base_model:
-            base_model, template, new_tokens = with_chat_format(base_model)
-        held_out = val_sources.conversation_files or fraction
-        conversations = ConversationInputs(files, held_out, template, new_tokens)
+    template = None
+    new_tokens = 0
+    if base_model and sources.conversation_files:
+        base_model, template, new_tokens = with_chat_format(base_model)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
     notes = [sources.describe(), *sources.notes, *left_out, *val_sources.notes]
     notes += _boilerplate_note(sources, reading)
     return Inputs(
         sources,
-        val_sources.text if val_sources.text.documents else fraction,
-        conversations,
+        val_sources,
+        fraction,
         base_model,
         base,
         base_sha256,
+        template,
+        new_tokens,
         like_model,
         tokenizer,
         tokenizer_json,
@@ -197,3 +202,31 @@ def _existing_tokenizer(
     if base:
         return base.tokenizer_json, "from the base model"
     return (like.tokenizer_json, "same as the --like model") if like else (None, "")
+
+
+# ---- base models whose vocabulary lacks the tokens of a chat template
+
+
+def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None, int]:
+    """Add the tokens of its chat template (or ChatML) to a base model, in unused rows of the embeddings if
+    there are any. Returns (model, its own template or None, number of tokens appended to the vocabulary)."""
+    tokenizer = loading.open_tokenizer(base)
+    template = loading.open_chat_template(base, tokenizer)
+    first = tokenizer.vocab_size
+    if template is not None or (extended := tokenizer.with_chat_tokens()).vocab_size == first:
+        return base, template, 0
+    config = replace(base.config, vocab_size=max(base.config.vocab_size, extended.vocab_size))
+    count = extended.vocab_size - first
+
+    def compute(name: str) -> Array:
+        """Append rows with the mean of the existing rows, so that a new token starts out as likely as an
+        average token."""
+        tensor = base.tensors[name]
+        if name not in (EMBEDDING, HEAD):
+            return tensor
+        known = tensor[:first]
+        mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return np.concatenate([known, np.tile(mean, (count, 1)), tensor[first + count :]])
+
+    tensors = ComputedTensors(base.tensors, compute)
+    return replace(base, config=config, tensors=tensors, tokenizer_source=extended.to_json()), None, count

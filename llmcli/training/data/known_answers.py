@@ -6,7 +6,7 @@ of the confidences for unrelated questions.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +21,7 @@ from llmcli.formats.training_record import KnownAnswers, KnownAnswerShares
 from llmcli.generation.chat import open_assistant
 from llmcli.generation.known_answers import NEAREST, AnswerFinder, language_of
 from llmcli.models.runtime import Runtime
-from llmcli.training.data.conversations import ConversationInputs, PreparedConversations
+from llmcli.training.data.conversations import PreparedConversations
 from llmcli.training.planning.cost_model import ASSUMED_COST
 from llmcli.training.planning.plan import Plan
 
@@ -112,15 +112,15 @@ UNRELATED = {
 }
 
 
-def check_known_answers(conversations: ConversationInputs | None, *, adapter_only: bool) -> None:
+def check_known_answers(conversations: Sequence[Conversation], *, adapter_only: bool) -> None:
     """Raise LLMError if the run has no known answers to store, too many, or a file that cannot store them."""
     if adapter_only:
         raise usage("adapters cannot store `known_answers`; leave out `adapter_only`")
-    if conversations is None:
+    if not conversations:
         raise usage(
             "`known_answers` needs questions and answers, and the training data are plain text; leave it out"
         )
-    pairs = pairs_of(conversation for file in conversations.files for conversation in file.conversations)
+    pairs = pairs_of(conversations)
     if len({answer for _, answer in pairs}) < 2:
         raise LLMError("`known_answers` needs at least two different answers to questions; leave it out")
     if (size := sum(len(text.encode("utf-8")) for pair in pairs for text in pair)) > MAX_BYTES:
@@ -147,7 +147,7 @@ def store_known_answers(checkpoint: Checkpoint, conversations: PreparedConversat
     ones. The minimum confidence is TYPICAL for now."""
     divided = conversations.divided
     training = pairs_of(conversations.split.training)
-    held_out = conversations.split.held_out if isinstance(divided.inputs.held_out, float) else []
+    held_out = [] if divided.inputs.validation.conversation_files else conversations.split.held_out
     pairs = tuple(dict.fromkeys((*training, *pairs_of([*held_out, *divided.left_out]))))
     wordings = len(training) / max(1, len({answer for _, answer in training}))
     weight = round(NETWORK_WEIGHT * (1 if checkpoint.record.base else 1 - 1 / wordings), 4)

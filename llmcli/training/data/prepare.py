@@ -37,6 +37,7 @@ from llmcli.training.data.conversations import (
     DividedConversations,
     PreparedConversations,
     corpus_record,
+    divide_conversations,
     file_entry,
 )
 from llmcli.training.data.inputs import MIN_FINE_TUNING_BYTES, MIN_TEXT_BYTES, Inputs
@@ -186,11 +187,11 @@ def _divide(
         found = find_repetitions(base_text.corpus, new, keeps_training=True).known_share
         known_share = max(known_share, found * new.text_bytes / max(1, held_out.text_bytes))
     divided = None
-    if inputs.conversations:
+    if inputs.files:
         base_conversations = [
             conversation for base_text in base_texts for conversation in base_text.conversations
         ]
-        divided = inputs.conversations.divide(max_bytes, records, base_conversations)
+        divided = divide_conversations(inputs, max_bytes, base_conversations)
         if held_out.contents:
             divided, share = divided.without(held_out, text)
             known_share = max(known_share, share)
@@ -254,9 +255,9 @@ def _split(inputs: Inputs) -> CorpusSplit:
     """Hold out a part of the text. Raises LLMError if `val` leaves too little for training, or holds out
     nothing."""
     corpus, held_out = inputs.corpus, inputs.held_out
-    if not isinstance(held_out, float):
-        names = ", ".join(dict.fromkeys(document.short_name for document in held_out.documents))
-        return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
+    if documents := inputs.validation.text.documents:
+        names = ", ".join(dict.fromkeys(document.short_name for document in documents))
+        return CorpusSplit(corpus, inputs.validation.text, names, is_from_corpus=False)
     text = split(corpus, held_out)
     wanted = MIN_FINE_TUNING_BYTES if inputs.base else MIN_TEXT_BYTES
     left = text.training.text_bytes

@@ -10,7 +10,7 @@ from llmcli.data.text.corpus import Corpus
 from llmcli.data.tokenizers.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.training.data.conversations import with_chat_format
+from llmcli.training.data.inputs import with_chat_format
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.loop.events import Done
 from llmcli.training.planning.plan import PlanRequest

@@ -10,10 +10,12 @@ import pytest
 from llmcli.data.conversations.chat_template import CHATML
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.conversations.split import held_out_indices
+from llmcli.data.sources import Sources
 from llmcli.data.text.corpus import Corpus
 from llmcli.errors import LLMError
 from llmcli.formats.loading import open_chat_template, open_tokenizer
-from llmcli.training.data.conversations import ConversationInputs
+from llmcli.training.data.conversations import divide_conversations
+from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.known_answers import store_known_answers
 from llmcli.training.planning import recipe
 from llmcli.training.planning.plan import PlanRequest
@@ -52,9 +54,12 @@ def test_conversations_that_the_base_model_was_trained_on_are_not_held_out() -> 
     base = prepared(conversations=inputs())
     unseen = [file.conversations[i] for i in held_out_indices(35, 0.1)]
     quarter = [file.conversations[i] for i in held_out_indices(35, 0.25)]
-    other = replace(conversation_file([conversation("New?", "Yes.")], "new.jsonl"), sha256="1" * 64)
-    for files, held_out, before in (((file,), 0.25, quarter), ((other,), (file,), list(file.conversations))):
-        divided = ConversationInputs(files, held_out).divide(10**9, [base.record])
+    other = conversation_file([conversation("New?", "Yes.")], "new.jsonl")
+    model = random_checkpoint(base.plan.model)
+    model.record = base.record
+    new = inputs(list(other.conversations), held_out=file)
+    for given, before in ((inputs(held_out=0.25), quarter), (new, list(file.conversations))):
+        divided = divide_conversations(replace(given, base=model), 10**9)
         assert divided.split.held_out == [one for one in before if one in unseen] != before and not divided.seen_by_base
         excluded = len(before) - len(divided.split.held_out)
         assert divided.source.endswith(f", without {excluded} that the base model was trained on")
@@ -63,7 +68,7 @@ def test_conversations_that_the_base_model_was_trained_on_are_not_held_out() -> 
 def test_conversations_of_the_base_model_in_another_file_are_not_held_out() -> None:
     """The base model was trained on an earlier version of the file, of which only the first ten remain."""
     every = [conversation(*pair) for pair in PAIRS]
-    divided = inputs(every).divide(10**9, base_conversations=every[:10])
+    divided = divide_conversations(inputs(every), 10**9, every[:10])
     chosen = held_out_indices(35, 0.1)
     assert divided.split.held_out == [every[i] for i in chosen if i >= 10]
     assert 0 < len(divided.split.held_out) < len(chosen)
@@ -96,7 +101,7 @@ def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -
 
 
 def test_conversations_with_held_out_text_are_left_out(tmp_path: Path) -> None:
-    """With --val FILE all conversations are trained on; the known answers have all in any case."""
+    """Except those of a validation file; the known answers have all in any case."""
     for is_file in [False, True]:
         text = letters(9000, 0)
         (tmp_path / "c.txt").write_text(text)
@@ -105,12 +110,12 @@ def test_conversations_with_held_out_text_are_left_out(tmp_path: Path) -> None:
         quoting = conversation("What does the end say?", f"It says: {text[-500:-200]}.")
         every = [*(conversation(*pair) for pair in PAIRS), quoting]
         ready = prepare(
-            PlanRequest(steps=30, context=512), corpus, conversations=inputs(every, held_out=0.0),
+            PlanRequest(steps=30, context=512), corpus, conversations=inputs(every),
             held_out=val if is_file else 0.1,
         )  # fmt: skip
         assert (quoting in ready.conversations.split.training) == is_file
         record = ready.record.document["conversations"]
-        assert (record["training"], record["dropped"]) == ((36, 0) if is_file else (35, 1))
+        assert (record["training"], record["dropped"]) == ((32, 0) if is_file else (31, 1))
         assert ("of it also occurs in the training text" in row(ready.plan, "corpus").reason) == is_file
         left_out = "1 left out: passages of the held-out text occur in them"
         assert (left_out in row(ready.plan, "conversations").reason) != is_file
@@ -153,13 +158,13 @@ def test_few_different_answers_are_labels() -> None:
         ([str(i % 21) for i in range(210)], []),  # too many
     ]:
         pairs = [conversation(f"question {i}", answer) for i, answer in enumerate(answers)]
-        ready = prepared(conversations=replace(inputs(), files=(conversation_file(pairs),), held_out=0.0))
+        ready = prepared(conversations=inputs(pairs, held_out=0.0))
         assert ready.conversations.labels == labels
 
 
 def test_the_plan_says_what_is_trained_on() -> None:
     ready = prepared(
-        conversations=replace(inputs(), files=(conversation_file([conversation(*p) for p in PAIRS], dropped=3),))
+        conversations=Inputs(Sources(Corpus(()), (conversation_file([conversation(*p) for p in PAIRS], dropped=3),)))
     )
     corpus, learned = row(ready.plan, "corpus"), row(ready.plan, "learned tokens")
     assert corpus.value == "35 conversations"
@@ -213,7 +218,7 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
 
 def test_a_validation_file_is_held_out_whole() -> None:
     other = conversation_file([conversation("Who is it?", "Nobody."), conversation(*PAIRS[0])], "val.jsonl")
-    ready = prepared(conversations=replace(inputs(), held_out=(other,)))
+    ready = prepared(conversations=inputs(held_out=other))
     assert ready.conversations.split.held_out == [conversation("Who is it?", "Nobody.")]
     assert ready.record.held_out.from_ == "val.jsonl" and ready.record.conversations.training == 35
     assert (ready.record.conversations.held_out_share, ready.record.conversations.repeated) == (None, (36,))

@@ -1,7 +1,6 @@
 """Greedy answers to held-out questions, of a model that answers as it is told."""
 
 import itertools
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -47,7 +46,7 @@ def ready_with(held_out: list[int]) -> Prepared:
     """A run in which these of EVERY are held out."""
     rest = [one for i, one in enumerate(EVERY) if i not in held_out]
     other = conversation_file([EVERY[i] for i in held_out], "val.jsonl")
-    return prepared(conversations=replace(inputs(rest), held_out=(other,)))
+    return prepared(conversations=inputs(rest, held_out=other))
 
 
 def test_a_question_is_all_before_the_last_answer() -> None:

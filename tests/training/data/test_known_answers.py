@@ -80,16 +80,16 @@ def test_pairs_are_the_turns_that_are_learned() -> None:
 
 
 def test_a_run_without_known_answers_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_known_answers(inputs(), adapter_only=False)
+    check_known_answers(inputs().sources.conversations, adapter_only=False)
     with pytest.raises(LLMError, match="adapters cannot store `known_answers`"):
-        check_known_answers(inputs(), adapter_only=True)
+        check_known_answers(inputs().sources.conversations, adapter_only=True)
     with pytest.raises(LLMError, match="the training data are plain text"):
-        check_known_answers(None, adapter_only=False)
+        check_known_answers([], adapter_only=False)
     with pytest.raises(LLMError, match="at least two different answers"):
-        check_known_answers(inputs([conversation("a?", "b"), conversation("c?", "b")]), adapter_only=False)
+        check_known_answers([conversation("a?", "b"), conversation("c?", "b")], adapter_only=False)
     monkeypatch.setattr(module, "MAX_BYTES", 100)
     with pytest.raises(LLMError, match=r"have 1\.37 kB, and a model file stores at most 100 bytes"):
-        check_known_answers(inputs(), adapter_only=False)
+        check_known_answers(inputs().sources.conversations, adapter_only=False)
 
 
 def test_unrelated_questions_are_distinct() -> None:
