@@ -47,10 +47,10 @@ def divide_conversations(
     every = [*inputs.sources.conversations, *inputs.validation.conversations]
     if validation:
         divided = divide(every, range(len(inputs.sources.conversations), len(every)))
-        source = ", ".join(Path(file.name).name for file in validation)
+        rule = ", ".join(Path(file.name).name for file in validation)
     else:
         divided = split(every, inputs.held_out)
-        source = f"{100 * inputs.held_out:.3g}% of the conversations, spread evenly"
+        rule = f"{100 * inputs.held_out:.3g}% of the conversations, spread evenly"
     files = (*inputs.files, *validation)
     stages = all_stages([inputs.base.record] if inputs.base else [])
     seen = answers(every[i] for stage in stages for i in trained_indices(files, stage))
@@ -60,11 +60,11 @@ def divide_conversations(
     if seen_by_base:
         held_out = divided.held_out
     elif excluded := len(divided.held_out) - len(held_out):
-        source += f", without {excluded:,} that the base model was trained on"
+        rule += f", without {excluded:,} that the base model was trained on"
     sampled = ConversationSplit(
         _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.repeated
     )
-    return DividedConversations(inputs, sampled, len(divided.training), source, seen_by_base)
+    return DividedConversations(inputs, sampled, len(divided.training), rule, seen_by_base)
 
 
 def _text_bytes(conversations: Sequence[Conversation]) -> int:
@@ -87,7 +87,7 @@ class DividedConversations:
     split: ConversationSplit
     # number of training conversations; `split` has only a sample if there is no time for all of them
     available: int
-    source: str  # description of the held-out conversations
+    rule: str  # description of the held-out conversations
     seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
     left_out: Sequence[Conversation] = ()  # training conversations in which held-out text occurs
     known_share: float = 0.0  # share of the held-out answers that occurs verbatim in the training text
@@ -217,6 +217,10 @@ class PreparedConversations:
             PlanRow("learned tokens", learned, "loss on the answers only; questions are context"),
         ]
 
+    @property
+    def _without_answer(self) -> int:
+        return self.unanswered + sum(file.dropped for file in self.divided.inputs.files)
+
     def _remarks(self) -> Iterator[str]:
         files = self.divided.inputs.files
         chosen = len(self.divided.split.training)
@@ -237,7 +241,7 @@ class PreparedConversations:
                 len(self.split.repeated),
                 "not held out: training conversations have the same questions and answers",
             ),
-            (self.unanswered + sum(file.dropped for file in files), "left out: no answer"),
+            (self._without_answer, "left out: no answer"),
         ):
             if count:
                 yield f"{count:,} {what}"
@@ -245,33 +249,15 @@ class PreparedConversations:
     def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """Describe the conversations for the training record."""
         inputs = self.divided.inputs
-        left_out = len(self.divided.left_out)
         return {
             "training": len(self.training),
             "held_out": len(self.held_out),
             "held_out_share": None if inputs.validation.conversation_files else inputs.held_out,
             "repeated": self.split.repeated,
-            "dropped": self.unanswered
-            + self.too_long
-            + left_out
-            + sum(file.dropped for file in inputs.files),
+            "dropped": self._without_answer + self.too_long + len(self.divided.left_out),
             "truncated": self.truncated,
             "train_tokens": self.training.targets,
             "train_bytes": self.training.answer_bytes(tokenizer.byte_lengths),
-        }
-
-    def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
-        """Describe the held-out answers and the validation files (`texts` and conversations) for the training
-        record."""
-        files = [*texts, *corpus_record(self.divided.inputs.validation.conversation_files)]
-        return {
-            "bytes": self.held_out.answer_bytes(tokenizer.byte_lengths),
-            "tokens": self.held_out.targets,
-            "from": self.divided.source,
-            "of": "answers",
-            **({"known_share": round(self.divided.known_share, 4)} if self.divided.known_share else {}),
-            **({"files": files} if files else {}),
-            **({"seen_by_base": True} if self.divided.seen_by_base else {}),
         }
 
 

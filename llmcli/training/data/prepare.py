@@ -358,13 +358,6 @@ def _record(prepared: Prepared, output: Path | None) -> TrainingRecord:
     documents = inputs.corpus.documents
     text = prepared.split
     tokenizer = prepared.tokenizer
-    held_out: dict[str, Any] = {
-        "bytes": text.held_out.text_bytes,
-        "tokens": len(prepared.held_out),
-        "from": text.rule,
-    }
-    if text.known_share:
-        held_out["known_share"] = round(text.known_share, 4)
     ends: dict[Document, dict[str, int]] = {}
     if text.is_from_corpus:
         ends = {part.document: {"held_out": part.text_bytes} for part in text.held_out.contents}
@@ -373,10 +366,6 @@ def _record(prepared: Prepared, output: Path | None) -> TrainingRecord:
             known = ends.get(document, {})
             if left_out := document.text_bytes - trained.get(document, 0) - known.get("held_out", 0):
                 ends[document] = known | {"left_out": left_out}
-    else:
-        held_out["files"] = [file_entry(file.relative_name, file) for file in text.held_out.documents]
-    if text.seen_by_base:
-        held_out["seen_by_base"] = True
     entries = [
         *(file_entry(file.relative_name, file) | ends.get(file, {}) for file in documents),
         *corpus_record(inputs.files),
@@ -389,18 +378,39 @@ def _record(prepared: Prepared, output: Path | None) -> TrainingRecord:
         "train_bytes": text.training.text_bytes,
         "read_bytes": prepared.task.text.bytes,  # part of train_bytes
         "train_tokens": len(prepared.tokens),
-        "held_out": held_out,
+        "held_out": _held_out_record(prepared),
     }
     if tokenizer.seen_bytes:
         record["seen_bytes"] = tokenizer.seen_bytes.hex()
     if conversations := prepared.conversations:
-        record["held_out"] = conversations.held_out_record(tokenizer, held_out.get("files", []))
         record["conversations"] = conversations.record(tokenizer)
     if inputs.base and inputs.base_path:
         record |= _base_record(inputs.base, inputs.base_path, inputs.base_sha256)
     if reading := inputs.reading.as_record():
         record["reading"] = reading
     return TrainingRecord.from_json(record)
+
+
+def _held_out_record(prepared: Prepared) -> dict[str, Any]:
+    """Describe the held-out answers of conversations or, without conversations, the held-out text."""
+    text = prepared.split
+    chats = prepared.conversations
+    divided = chats.divided if chats else text
+    size, tokens = text.held_out.text_bytes, len(prepared.held_out)
+    if chats:
+        size, tokens = chats.held_out.answer_bytes(prepared.tokenizer.byte_lengths), chats.held_out.targets
+    record: dict[str, Any] = {"bytes": size, "tokens": tokens, "from": divided.rule}
+    if chats:
+        record["of"] = "answers"
+    if divided.known_share:
+        record["known_share"] = round(divided.known_share, 4)
+    texts = () if text.is_from_corpus else text.held_out.documents
+    files = corpus_record(prepared.inputs.validation.conversation_files)
+    if files := [*(file_entry(file.relative_name, file) for file in texts), *files]:
+        record["files"] = files
+    if divided.seen_by_base:
+        record["seen_by_base"] = True
+    return record
 
 
 def _base_record(base: Checkpoint, path: Path, sha256: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_conversations_that_the_base_model_was_trained_on_are_not_held_out() -> 
         divided = divide_conversations(replace(given, base=model), 10**9)
         assert divided.split.held_out == [one for one in before if one in unseen] != before and not divided.seen_by_base
         excluded = len(before) - len(divided.split.held_out)
-        assert divided.source.endswith(f", without {excluded} that the base model was trained on")
+        assert divided.rule.endswith(f", without {excluded} that the base model was trained on")
 
 
 def test_conversations_of_the_base_model_in_another_file_are_not_held_out() -> None:
