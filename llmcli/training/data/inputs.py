@@ -1,7 +1,7 @@
 """The inputs of a training run: texts, conversations, their held-out parts, models and a tokenizer."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from llmcli.data.text.boilerplate import SUGGESTED_SHARE, estimate
 from llmcli.data.text.corpus import Corpus
 from llmcli.data.text.dataset_directory import HELD_OUT, TRAINING
 from llmcli.data.tokenizers.tokenizer import read_tokenizer
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, OnNote, usage
 from llmcli.formats import loading
 from llmcli.formats.atomic_io import reject_overwriting
 from llmcli.formats.checkpoint import Checkpoint, ComputedTensors
@@ -75,7 +75,7 @@ def load_inputs(
     *,
     reading: ReadOptions | None = None,
     seconds: float | None = None,
-    on_note: Callable[[str], None] = lambda note: None,
+    on_note: OnNote = lambda note: None,
 ) -> Inputs:
     """Open the models and read the texts and conversations. Raises LLMError, for instance if the output would
     overwrite an input, or if reading takes too many of the `seconds` of the time budget."""

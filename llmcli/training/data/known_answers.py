@@ -14,7 +14,8 @@ import numpy as np
 from llmcli import units
 from llmcli.data.conversations.messages import Conversation, Message
 from llmcli.data.tokenizers.tokenizer import Tokenizer
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, OnNote, usage
+from llmcli.evaluation.evaluator import OnProgress
 from llmcli.evaluation.exact_answers import last_answers, score_known
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.training_record import KnownAnswers, KnownAnswerShares
@@ -193,8 +194,8 @@ def fit_min_confidence(
     conversations: PreparedConversations,
     seconds: float = math.inf,
     stop: Callable[[], bool] = lambda: False,
-    on_note: Callable[[str], None] = lambda note: None,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_note: OnNote = lambda note: None,
+    on_progress: OnProgress = lambda share: None,
 ) -> KnownAnswerShares:
     """Fit the minimum confidence of the known answers stored in a model, with `seconds` for all questions.
     Returns the model's score on held-out questions that have a training answer. `on_progress` receives the

@@ -21,7 +21,7 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokenizers.training import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
 from llmcli.data.tokens.corpus_tokens import tokenize_corpus
 from llmcli.data.tokens.tokens import TokenIds, count_bytes, tokenize, used_tokens
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, OnNote
 from llmcli.evaluation.figures import known_text
 from llmcli.evaluation.memorization import occurring_lines
 from llmcli.evaluation.training_text import (
@@ -117,7 +117,7 @@ def prepare(
     stopped_plan: Plan | None = None,
     tokenizer: Tokenizer | None = None,
     max_bytes: int | None = None,
-    on_note: Callable[[str], None] = lambda note: None,
+    on_note: OnNote = lambda note: None,
     elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless there is one, tokenize, and plan, unless there is a
@@ -171,7 +171,7 @@ def prepare(
 
 
 def _divide(
-    inputs: Inputs, max_bytes: int, on_note: Callable[[str], None]
+    inputs: Inputs, max_bytes: int, on_note: OnNote
 ) -> tuple[CorpusSplit, Corpus, Corpus, DividedConversations | None]:
     """Return (split of the text, training text to read, held-out text to read, conversations)."""
     records = [inputs.base.record] if inputs.base else []
@@ -220,7 +220,7 @@ def _trained_tokenizer(
     text: CorpusSplit,
     read: Corpus,
     divided: DividedConversations | None,
-    on_note: Callable[[str], None],
+    on_note: OnNote,
 ) -> tuple[Tokenizer, str]:
     """Train a tokenizer on the text to read. Returns (tokenizer, reason for its vocabulary size)."""
     size = min(read.text_bytes, TRAINING_BYTES)
@@ -285,7 +285,7 @@ def _without_text_of_base(text: CorpusSplit, records: list[TrainingRecord]) -> C
 
 
 def _without_repetitions(
-    text: CorpusSplit, held_out: Corpus, max_bytes: int, on_note: Callable[[str], None]
+    text: CorpusSplit, held_out: Corpus, max_bytes: int, on_note: OnNote
 ) -> tuple[CorpusSplit, Corpus]:
     """Leave out training text that repeats `held_out`, unless that is the file of --val. Returns (split,
     training text to read)."""

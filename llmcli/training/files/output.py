@@ -5,13 +5,13 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, OnNote, usage
 from llmcli.formats import adapters, atomic_io, file_lock, loading
 from llmcli.formats.atomic_io import reject_gguf_name, reject_overwriting
 from llmcli.formats.checkpoint import save
@@ -34,8 +34,8 @@ class Output:
     force: bool
     stopped: StoppedRun | None = None  # run to resume
     rename_existing: bool = False  # rename an existing model instead of requiring --force
-    on_note: Callable[[str], None] = lambda note: None  # receives notes about the whole run
-    on_warning: Callable[[str], None] = lambda warning: None
+    on_note: OnNote = lambda note: None  # receives notes about the whole run
+    on_warning: OnNote = lambda warning: None
 
     def may_replace(self) -> bool:
         """Return whether `path` is free, or --force was given, or the existing file was saved by the stopped
@@ -103,9 +103,7 @@ class Output:
             save(path, done.checkpoint)
 
 
-def dry_run_output(
-    path: Path, *, adapter_only: bool = False, on_note: Callable[[str], None] = lambda note: None
-) -> Output:
+def dry_run_output(path: Path, *, adapter_only: bool = False, on_note: OnNote = lambda note: None) -> Output:
     """Return the output of a dry run: checks its name and directory, creates nothing. Raises LLMError."""
     if not path.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
@@ -127,8 +125,8 @@ def claim_output(
     restarted: bool = False,
     rename_existing: bool = False,
     model: Path | None = None,
-    on_note: Callable[[str], None] = lambda note: None,
-    on_warning: Callable[[str], None] = lambda warning: None,
+    on_note: OnNote = lambda note: None,
+    on_warning: OnNote = lambda warning: None,
 ) -> Iterator[Output]:
     """Check and lock the output path until the context ends, and load the state of a stopped run (with
     `force`, only in a run `restarted` after a crash). An existing model is renamed (`rename_existing`) or,
