@@ -80,7 +80,7 @@ def test_a_cloned_dataset(others: list[str], held_out: str, unused: str) -> None
     for name in others:
         put_rows(f"set/{name}", held_out if held_out in name else unused or "train")
     inputs = load_inputs(["set"], None, None, None, "bpe", Path("m.safetensors"))
-    text, validation = inputs.corpus.utf8().decode(), inputs.held_out.utf8().decode()
+    text, validation = inputs.corpus.utf8().decode(), inputs.validation.text.utf8().decode()
     assert "train row" in text and "no row" not in text and "Anyone" not in text
     assert f"{held_out} row" in validation and "train" not in validation
     assert not any(f"{word} row" in text for word in ("test", "validation", "dev", "eval"))
@@ -94,7 +94,7 @@ def test_an_explicit_validation_file_replaces_the_split() -> None:
     put_rows("set/test.jsonl", "test")
     own = put_rows("own.jsonl", "own")
     inputs = load_inputs(["set"], own, None, None, "bpe", Path("m.safetensors"))
-    assert "own row" in inputs.held_out.utf8().decode() and "test row" not in inputs.corpus.utf8().decode()
+    assert "own row" in inputs.validation.text.utf8().decode() and "test row" not in inputs.corpus.utf8().decode()
 
 
 @pytest.mark.parametrize("val", [None, 0.1])
@@ -105,7 +105,7 @@ def test_a_file_of_another_split_that_is_named_itself_is_training_text(val: floa
         inputs = load_inputs(names, val, None, None, "bpe", Path("m.safetensors"))
         text = inputs.corpus.utf8().decode()
         assert "train row" in text and "test row" in text and "validation row" not in text
-        assert inputs.held_out == val or "validation row" in inputs.held_out.utf8().decode()
+        assert inputs.held_out == val or "validation row" in inputs.validation.text.utf8().decode()
 
 
 def test_an_error_about_empty_rows_names_the_training_split() -> None:
@@ -166,7 +166,7 @@ def test_the_splits_of_an_archive_are_those_of_the_unpacked_directory() -> None:
             text = inputs.corpus.utf8().decode()
             assert "train row" in text and "test row" not in text and "validation row" not in text
             if val is None:
-                assert set(re.findall(r"(\w+) row", inputs.held_out.utf8().decode())) == {held_out}
+                assert set(re.findall(r"(\w+) row", inputs.validation.text.utf8().decode())) == {held_out}
             else:
                 assert inputs.held_out == val
             unused = {split for split in ("test", "validation") if split in "".join(inputs.corpus.skipped)}
