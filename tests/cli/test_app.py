@@ -157,7 +157,7 @@ WRONG = [
     (1, "train c.txt -o model.safetensors", "already exists; add --force"),
     (2, "train c.txt --time 5", "write it as 90s"),
     (2, "train c.txt --time 5m --steps 3", "give one of them"),
-    (1, "train c.txt --tokenizer wordpiece", "give bpe, char or a tokenizer.json"),
+    (1, "train c.txt --tokenizer wordpiece", "name bpe, char or a tokenizer.json"),
     (1, "train c.txt --tokenizer .", "is a directory; name bpe, char or a tokenizer.json"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
     (1, "train c.txt -o -", "which is standard output; give a file name: -o model.safetensors"),

@@ -14,7 +14,6 @@ Catalan texts, and was as confident as for correct results.
 import codecs
 import re
 import unicodedata
-from dataclasses import dataclass
 
 from llmcli.errors import usage
 
@@ -51,36 +50,26 @@ _MIN_BYTES = 8  # minimum number of non-ASCII bytes; fewer are too little eviden
 _MISFITS = 0.01  # maximum share of characters that do not fit, among the non-ASCII characters
 
 
-@dataclass(frozen=True)
-class _Language:
-    codecs: tuple[str, ...]
-    letters: str  # a character class of a regular expression; lower-case letters include capitals
-    frequent: str  # letters ...
-    share: float  # ... and their minimum share of the non-ASCII letters
-
-
 _HAN = "\u2010-\u266f\u3000-\u3020\u4e00-\u9fff\ufe30-\ufe4f\uff01-\uff5e"  # with symbols and punctuation
-_LANGUAGES = (
-    _Language(("cp932", "euc_jp"), _HAN + "\u3041-\u30ff", "\u3041-\u3096", 0.1),
-    _Language(
-        ("gb18030",), _HAN, "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可用行数字", 0.08
-    ),
-    _Language(
-        ("big5hkscs",), _HAN, "的一是不了在人有我他這個們中來上大為和國地到以說時要就出會可用行數字", 0.08
-    ),
-    _Language(("cp949",), _HAN + "\uac00-\ud7a3", "이다는의에을를가고하지은로한도사", 0.15),
-    _Language(("cp1251", "koi8-r", "cp866"), "а-яё", "оеаинтсрвл", 0.45),  # Russian, Bulgarian
-    _Language(("cp1251",), "а-яіїєґ", "оанивіртес", 0.45),  # Ukrainian
-    _Language(("cp1252",), "àâæçéèêëîïôœùûüÿ", "éèà", 0.3),  # French
-    _Language(("cp1252",), "äöüßé", "äöü", 0.5),  # German
-    _Language(("cp1252",), "áéíóúüñ", "áéíóñ", 0.5),  # Spanish
-    _Language(("cp1252",), "áâãàçéêíóôõú", "ãçáéí", 0.4),  # Portuguese
-    _Language(("cp1252",), "àèéìíòóùú", "àèéìòù", 0.9),  # Italian
-    _Language(("cp1252",), "àçèéíïòóúü", "àéèíó", 0.4),  # Catalan
-    _Language(("cp1252",), "éëèïöüóíá", "éëèï", 0.5),  # Dutch
-    _Language(("cp1252",), "æøåéèòôóä", "æøå", 0.6),  # Danish, Norwegian
-    _Language(("cp1252",), "åäöéü", "åäö", 0.6),  # Swedish, Finnish
-    _Language(("cp1252",), "áðéíóúýþæö", "áíðó", 0.3),  # Icelandic
+# (codecs, letters, frequent letters, their minimum share of the non-ASCII letters); the letters are the
+# characters of a class in a regular expression, and lower-case letters include capitals
+_LANGUAGES: tuple[tuple[tuple[str, ...], str, str, float], ...] = (
+    (("cp932", "euc_jp"), _HAN + "\u3041-\u30ff", "\u3041-\u3096", 0.1),
+    (("gb18030",), _HAN, "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可用行数字", 0.08),
+    (("big5hkscs",), _HAN, "的一是不了在人有我他這個們中來上大為和國地到以說時要就出會可用行數字", 0.08),
+    (("cp949",), _HAN + "\uac00-\ud7a3", "이다는의에을를가고하지은로한도사", 0.15),
+    (("cp1251", "koi8-r", "cp866"), "а-яё", "оеаинтсрвл", 0.45),  # Russian, Bulgarian
+    (("cp1251",), "а-яіїєґ", "оанивіртес", 0.45),  # Ukrainian
+    (("cp1252",), "àâæçéèêëîïôœùûüÿ", "éèà", 0.3),  # French
+    (("cp1252",), "äöüßé", "äöü", 0.5),  # German
+    (("cp1252",), "áéíóúüñ", "áéíóñ", 0.5),  # Spanish
+    (("cp1252",), "áâãàçéêíóôõú", "ãçáéí", 0.4),  # Portuguese
+    (("cp1252",), "àèéìíòóùú", "àèéìòù", 0.9),  # Italian
+    (("cp1252",), "àçèéíïòóúü", "àéèíó", 0.4),  # Catalan
+    (("cp1252",), "éëèïöüóíá", "éëèï", 0.5),  # Dutch
+    (("cp1252",), "æøåéèòôóä", "æøå", 0.6),  # Danish, Norwegian
+    (("cp1252",), "åäöéü", "åäö", 0.6),  # Swedish, Finnish
+    (("cp1252",), "áðéíóúýþæö", "áíðó", 0.3),  # Icelandic
 )
 _PUNCTUATION = "\xa0¡¿´·°§©®«»×½‘’“”„–—…•€№―"  # may be in any language
 
@@ -153,31 +142,30 @@ def recognize(sample: bytes) -> str:
     if len(re.findall(rb"[\x80-\xff]", sample)) < _MIN_BYTES or is_mostly_utf8(sample):
         return ""
     texts: dict[str, str] = {}  # text that fits -> codec
-    for language in _LANGUAGES:
-        for codec in language.codecs:
+    for language_codecs, letters, frequent, share in _LANGUAGES:
+        for codec in language_codecs:
             try:
                 # the last character may be incomplete
                 text = codecs.getincrementaldecoder(codec)().decode(sample)
             except UnicodeDecodeError:
                 continue
-            if _fits(text, language):
+            if _fits(text, letters, frequent, share):
                 texts.setdefault(text, codec)
     return next(iter(texts.values())) if len(texts) == 1 else ""
 
 
-def _fits(text: str, language: _Language) -> bool:
-    """Return whether a text may be in a language."""
-    letters = language.letters
+def _fits(text: str, letters: str, frequent: str, share: float) -> bool:
+    """Return whether a text may be in a language of _LANGUAGES."""
     capitals = letters.replace("ß", "").upper()  # the capital of ß is SS
     misfits = [rf"[^\x00-\x7f{letters}{capitals}{_PUNCTUATION}]", "(?<=[a-z])[“”„«»](?=[a-z])"]
     if letters != capitals:
         misfits.append(f"(?<=[a-z{letters}])[{capitals}]")
-    if "а" in language.frequent:  # Cyrillic
+    if "а" in frequent:  # Cyrillic
         misfits.append(f"(?<=[a-z])[{letters}]|[{letters}](?=[a-z])")
 
     def count(pattern: str) -> int:
         return len(re.findall(pattern, text))
 
     others = count(r"[^\x00-\x7f]")
-    is_usual = count(f"[{language.frequent}]") >= language.share * (others - count(f"[{_PUNCTUATION}]"))
+    is_usual = count(f"[{frequent}]") >= share * (others - count(f"[{_PUNCTUATION}]"))
     return is_usual and count("|".join(misfits)) <= _MISFITS * others

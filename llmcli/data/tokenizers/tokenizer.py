@@ -488,8 +488,6 @@ def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, 
     """Return (text, tokenizer) of a file. Raises LLMError; its message names what is `expected`."""
     if not path:
         raise usage(f"`tokenizer` is empty; give {expected}")
-    if not Path(path).exists():
-        raise LLMError(f"there is no file {path}; give {expected}")
     data = read_file(Path(path), expected)
     try:
         text = data.decode("utf-8")

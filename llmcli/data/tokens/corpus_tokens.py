@@ -17,7 +17,7 @@ import tokenizers
 
 from llmcli import units
 from llmcli.data.text.corpus import DocumentPart
-from llmcli.data.text.decoding import Document, continuation_bytes
+from llmcli.data.text.decoding import Document
 from llmcli.data.text.words import SEARCHED_CHARACTERS, grouped
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.token_store import LIMIT_VARIABLE, TokenCache, cache_directory
@@ -48,11 +48,9 @@ def divide(parts: Iterable[DocumentPart], tokenizer: Tokenizer) -> Iterator[tupl
 def _cut(document: Document, position: int, end: int, tokenizer: Tokenizer) -> int:
     """Find the next byte position at which a text may be cut; the end of a character if there is none
     nearby."""
-    data = document.utf8(position, min(2 * SEARCHED_CHARACTERS, end - position))
-    start = continuation_bytes(data[:4])
-    text = data[start:].decode("utf-8", "ignore")
-    cut = tokenizer.first_cut(text)
-    return position + start + (len(text[:cut].encode("utf-8")) if cut else 0)
+    start = document.character_end(position)
+    text = "".join(document.text(start, min(start + 2 * SEARCHED_CHARACTERS, end)))
+    return start + len(text[: tokenizer.first_cut(text) or 0].encode("utf-8"))
 
 
 def tokenize_corpus(
