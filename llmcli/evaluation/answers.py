@@ -5,7 +5,7 @@ answer count, although they have no text.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Conversation
 from llmcli.errors import LLMError
 from llmcli.evaluation import evaluator
-from llmcli.evaluation.evaluator import OnProgress, Score, ScoreWindows
-from llmcli.models.runtime import Ints, Runtime, padded_batches
+from llmcli.evaluation.evaluator import OnProgress, Score
+from llmcli.models.runtime import Ints, Runtime
 
 
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
@@ -27,23 +27,9 @@ def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> l
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
 
 
-def evaluate_answers(
-    tokens: ConversationTokens,
-    indices: Sequence[int],
-    byte_lengths: Ints,
-    score: ScoreWindows,
-    batch_tokens: int,
-) -> Iterator[tuple[Sequence[int], Score]]:
-    """Like `evaluate_windows`, for the answers in conversations."""
-    for batch in padded_batches(tokens.lengths, indices, batch_tokens):
-        spans = [tokens.span(index) for index in batch]
-        ids = evaluator.padded([tokens.ids[span] for span in spans], np.int64)
-        loss_mask = evaluator.padded([tokens.loss_mask[span] for span in spans], bool)
-        losses, correct, *_ = score(ids)
-        counted = loss_mask[:, 1:]
-        targets = ids[:, 1:][counted]
-        nats = float(losses[counted].sum(dtype=np.float64))
-        yield batch, Score(nats, len(targets), int(byte_lengths[targets].sum()), int(correct[counted].sum()))
+def conversation_windows(tokens: ConversationTokens) -> Ints:
+    """Return the windows of `evaluate_windows`, one for each conversation."""
+    return np.stack([tokens.starts[:-1], tokens.starts[:-1], tokens.starts[1:]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +57,8 @@ def measure_answers(
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")
     lengths = template.tokenizer.byte_lengths
-    batches = evaluate_answers(tokens, range(len(tokens)), lengths, model.score, evaluator.BATCH_TOKENS)
+    batches = evaluator.evaluate_windows(
+        tokens.ids, lengths, conversation_windows(tokens), model.score, loss_mask=tokens.loss_mask
+    )
     total = evaluator.total_score(batches, len(tokens), on_progress)
     return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))

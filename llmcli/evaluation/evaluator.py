@@ -9,7 +9,7 @@ preceding text.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import check_finite, log_softmax
 from llmcli.models.ngram_cache import NgramText
 from llmcli.models.ngram_runtime import NgramRuntime
-from llmcli.models.runtime import Ints, Runtime, Scores, WeightedScores
+from llmcli.models.runtime import Bools, Ints, Runtime, Scores, WeightedScores, padded_batches
 from llmcli.notebook import table
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 # ids [B, T + 1] of windows -> (loss in nats, whether the token was the most likely) for ids[:, 1:], both
 # [B, T]; an ensemble also returns the weights of its models [B, T, n]
 ScoreWindows = Callable[[Ints], Scores | WeightedScores]
-Window = tuple[int, int, int]  # start, first position counted, end
 OnProgress = Callable[[float], None]  # receives the completed share
 # receives tokens and their losses in nats
 OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]
@@ -107,69 +106,61 @@ def _bits_per_byte(nats: float, size: int) -> float:
     return nats / math.log(2) / size if size else math.nan
 
 
-def total_score(batches: Iterable[tuple[Sequence[Any], Score]], count: int, on_progress: OnProgress) -> Score:
-    """Add up the scores of batches with `count` units in total. Raises LLMError at the first NaN or infinite
+def total_score(batches: Iterable[tuple[int, Score]], count: int, on_progress: OnProgress) -> Score:
+    """Add up the scores of batches with `count` windows in total. Raises LLMError at the first NaN or infinite
     loss."""
     total = Score(0.0, 0, 0)
     done = 0
-    for batch, score in batches:
+    for windows, score in batches:
         check_finite(score.nats)
         total += score
-        done += len(batch)
+        done += windows
         on_progress(done / count)
     return total
-
-
-def padded(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
-    """Return rows of different lengths as one array, padded with zeros on the right."""
-    block: NDArray[Any] = np.zeros((len(rows), max(map(len, rows))), dtype)
-    for row, values in zip(block, rows, strict=True):
-        row[: len(values)] = values
-    return block
 
 
 def evaluate_windows(
     ids: NDArray[np.integer] | PrefixedTokens,
     byte_lengths: NDArray[np.integer],
-    windows: Sequence[Window],
+    windows: Ints,
     score: ScoreWindows,
     *,
     batch_tokens: int = BATCH_TOKENS,
     cached: NgramText | None = None,
     on_tokens: OnTokens = lambda ids, nats: None,
     bos_ids: Sequence[int] = (),
-) -> Iterator[tuple[Sequence[Window], Score]]:
-    """Score windows in batches of at most `batch_tokens` tokens, or of one window; the caller can stop after
-    any batch.
+    loss_mask: Bools | None = None,
+) -> Iterator[tuple[int, Score]]:
+    """Score windows in batches of at most `batch_tokens` tokens, or of one window. Yields (number of windows,
+    their score); the caller can stop after any batch.
 
     Each token of a text `ids` is scored given the tokens before it; ids[0] precedes the text (end of text).
     `byte_lengths[i]` is the length of token i in bytes. `cached` holds the same ids with an n-gram cache,
     whose predictions are mixed with the network's. `on_tokens` is called in the order of the windows.
-    `bos_ids` replace the first token of every window; see `last_tokens` in generation/token_healing.py."""
-    longest = max((end - start for start, _, end in windows), default=1) - 1
-    rows = max(1, batch_tokens // max(1, longest))
-    for first in range(0, len(windows), rows):
-        batch = [windows[i] for i in range(first, min(first + rows, len(windows)))]
-        inputs = padded([ids[start:end] for start, _, end in batch], np.int64)
+    `bos_ids` replace the first token of every window; see `last_tokens` in generation/token_healing.py. Only
+    tokens in the `loss_mask` count."""
+    for batch in padded_batches(windows[:, 2] - windows[:, 0] - 1, range(len(windows)), batch_tokens):
+        spans = windows[batch].tolist()
+        inputs = np.zeros((len(batch), max(end - start for start, _, end in spans)), np.int64)
+        for row, (start, _, end) in zip(inputs, spans, strict=True):
+            row[: end - start] = ids[start:end]
         inputs[:, : len(bos_ids)] = bos_ids
         losses, correct, *of_models = score(inputs)
         total = Score(0.0, 0, 0)
-        for row, (start, counted_from, end) in enumerate(batch):
-            counted = slice(counted_from - start - 1, end - start - 1)
-            targets = ids[counted_from:end]
-            network = losses[row, counted]
+        for row, (start, counted_from, end) in enumerate(spans):
+            first = max(counted_from, start + 1)  # nothing predicts the first token of a window
+            counted = slice(first - start - 1, end - start - 1)
+            mask = slice(None) if loss_mask is None else loss_mask[first:end]
+            targets = ids[first:end][mask]
+            network = losses[row, counted][mask]
+            hits = int(correct[row, counted][mask].sum())
             shares = [weights[row, counted] for weights in of_models]
             nats = cached.nats(counted_from, network, *shares) if cached else network
             on_tokens(targets, nats)
             size = int(byte_lengths[targets].sum())
-            hits = int(correct[row, counted].sum())
             network_nats = float(network.sum(dtype=np.float64)) if cached else None
             total += Score(float(nats.sum(dtype=np.float64)), len(targets), size, hits, network_nats)
-        yield batch, total
-
-
-def spread_order(windows: Sequence[Window]) -> list[Window]:
-    return [windows[i] for i in spread_indices(len(windows))]
+        yield len(batch), total
 
 
 def spread_indices(count: int) -> NDArray[np.intp]:
@@ -213,28 +204,27 @@ def stride(context: int) -> int:
     return max(1, context // 2)
 
 
-class Windows(Sequence[Window]):
-    """The windows of a text of `count` tokens as (start, first position counted, end), computed on access.
-    Every position from 1 on is counted exactly once.
+def text_windows(first_tokens: Sequence[int], context: int, share: float = 1.0) -> Ints:
+    """Return the windows of documents as rows (start, first position counted, end), or an evenly spread share
+    of them. `first_tokens` are the positions of the tokens that precede the documents, and the end of the
+    last document. Each token after one of these positions is counted in exactly one window, and no window
+    spans two documents.
 
-    >>> list(Windows(8, 4))
-    [(0, 1, 5), (2, 5, 7), (3, 7, 8)]
+    >>> text_windows([0, 8], 4).tolist()
+    [[0, 1, 5], [2, 5, 7], [3, 7, 8]]
     """
-
-    def __init__(self, count: int, context: int) -> None:
-        self._count = count
-        self._context = context
-
-    def __len__(self) -> int:
-        after_first = max(0, self._count - 1 - self._context)
-        return -(-after_first // stride(self._context)) + (self._count > 1)
-
-    def __getitem__(self, index: int) -> tuple[int, int, int]:  # type: ignore[override]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        counted = 1 if index == 0 else 1 + self._context + (index - 1) * stride(self._context)
-        end = min(self._count, counted + (self._context if index == 0 else stride(self._context)))
-        return max(0, end - self._context - 1), counted, end
+    edges = np.array(first_tokens)
+    lengths = np.diff(edges)
+    # the first window of a document counts all of its tokens
+    counts = -(-np.maximum(0, lengths - 1 - context) // stride(context)) + (lengths > 1)
+    ends = np.cumsum(counts)  # number of windows up to the end of each document
+    total = int(counts.sum())
+    chosen = np.linspace(0, total - 1, min(total, max(1, round(share * total)))).round().astype(np.int64)
+    document = np.searchsorted(ends, chosen, side="right")
+    number = chosen - (ends - counts)[document]  # within the document
+    counted = edges[document] + np.where(number, 1 + context + (number - 1) * stride(context), 1)
+    end = np.minimum(edges[document + 1], counted + np.where(number, stride(context), context))
+    return np.stack([np.maximum(edges[document], end - context - 1), counted, end], axis=1)
 
 
 # ---- texts
@@ -278,7 +268,7 @@ def measure(
         cached = NgramText(ids_with_bos, model.weights)
     lengths = tokenizer.byte_lengths
     context = context or evaluation_context(model.context)
-    windows = Windows(len(ids_with_bos), context)
+    windows = text_windows([0, len(ids_with_bos)], context)
     batches = evaluate_windows(
         ids_with_bos,
         lengths,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.answers import evaluate_answers, measure_answers, spread
-from llmcli.evaluation.evaluator import Score
+from llmcli.evaluation.answers import conversation_windows, measure_answers, spread
+from llmcli.evaluation.evaluator import Score, evaluate_windows
 from tests.data.conversations.test_batches import numbered
 from tests.training.chats import conversation
 
@@ -35,11 +35,21 @@ def test_only_learned_tokens_count_whatever_the_batches(lengths: list[int], batc
         for position in np.flatnonzero(conversations.loss_mask[conversations.span(i)]):
             nats, correct = by_pair(ids[None, position - 1 : position + 1])
             expected += Score(float(nats.item()), 1, int(byte_lengths[ids[position]]), int(correct.item()))
+    windows = conversation_windows(conversations)
     batches = list(
-        evaluate_answers(conversations, range(len(lengths)), byte_lengths, by_pair, batch_tokens=batch_tokens)
+        evaluate_windows(
+            conversations.ids,
+            byte_lengths,
+            windows,
+            by_pair,
+            batch_tokens=batch_tokens,
+            loss_mask=conversations.loss_mask,
+        )
     )
-    assert [i for batch, _ in batches for i in batch] == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= batch_tokens for batch, _ in batches)
+    ends = np.cumsum([count for count, _ in batches]).tolist()
+    assert ends[-1] == len(lengths)
+    for count, end in zip((count for count, _ in batches), ends, strict=True):
+        assert count == 1 or count * (max(lengths[end - count : end]) - 1) <= batch_tokens
     total = sum((score for _, score in batches), Score(0.0, 0, 0))
     assert total.nats == pytest.approx(expected.nats)
     assert (total.tokens, total.bytes, total.correct) == (expected.tokens, expected.bytes, expected.correct)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, Windows, measure
+from llmcli.evaluation.evaluator import Score, measure, text_windows
 from tests.evaluation.scoring import evaluate
 
 BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of tokens 0 (end of text) to 4
@@ -30,16 +30,26 @@ ids_of = st.lists(st.integers(0, 4), min_size=0, max_size=90).map(lambda ids: np
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 400), st.integers(1, 40))
-def test_windows_count_every_position_once_with_half_a_context_before_it(count, context):
+@given(st.lists(st.integers(0, 400), max_size=4), st.integers(1, 40))
+def test_windows_count_every_position_once_with_half_a_context_before_it(lengths, context):
+    edges = [0, *np.cumsum(lengths, dtype=int).tolist()]
+    windows = text_windows(edges, context)
     counted = []
-    for number, (start, first, end) in enumerate(Windows(count, context)):
-        assert 0 <= start < first < end <= count
+    for start, first, end in windows.tolist():
+        document = np.searchsorted(edges, start, side="right") - 1
+        assert edges[document] <= start < first < end <= edges[document + 1]
         assert end - start <= context + 1
-        if number:
+        if start > edges[document]:
             assert first - start >= context // 2
         counted += range(first, end)
-    assert counted == list(range(1, count))
+    assert counted == [position for position in range(edges[-1]) if position not in edges]
+
+
+def test_a_share_of_the_windows_is_evenly_spread():
+    windows = text_windows([0, 500, 1001], 10).tolist()
+    for share in (0.01, 0.1, 0.5, 1.0):
+        chosen = [windows.index(window) for window in text_windows([0, 500, 1001], 10, share).tolist()]
+        assert len(chosen) == round(share * len(windows)) and len(set(np.diff(chosen).tolist())) <= 2
 
 
 def test_bits_per_byte_by_hand():

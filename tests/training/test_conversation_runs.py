@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from llmcli.data.conversations.batches import ConversationTokens
-from llmcli.evaluation.answers import evaluate_answers
-from llmcli.evaluation.evaluator import Score
+from llmcli.evaluation.answers import conversation_windows
+from llmcli.evaluation.evaluator import Score, evaluate_windows
 from llmcli.generation.next_words import next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -58,7 +58,10 @@ def test_the_validation_figure_is_what_the_numpy_graph_computes() -> None:
     held_out: ConversationTokens = ready.conversations.held_out
     lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
     runtime = NumpyRuntime(done.checkpoint)
-    scores = evaluate_answers(held_out, range(len(held_out)), lengths, runtime.score, batch_tokens=1)
+    windows = conversation_windows(held_out)
+    scores = evaluate_windows(
+        held_out.ids, lengths, windows, runtime.score, batch_tokens=1, loss_mask=held_out.loss_mask
+    )
     expected = sum((score for _, score in scores), Score(0.0, 0, 0))
     assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
     assert done.score.bytes == ready.record.held_out.bytes == held_out.answer_bytes(lengths)

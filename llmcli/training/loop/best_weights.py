@@ -8,15 +8,22 @@ file. The fit also gives the loss of the calibrated weights, so no separate eval
 
 import contextlib
 import math
+from functools import partial
 
-from llmcli.models.runtime import Array
+import numpy as np
+
+from llmcli.data.conversations.batches import ConversationTokens
+from llmcli.evaluation.answers import conversation_windows
+from llmcli.evaluation.evaluator import Score, evaluate_windows, spread_indices
+from llmcli.models.runtime import Array, Ints
+from llmcli.models.torch.runtime import fit_inverse_temperature
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.position import Position
 from llmcli.training.data.run_data import RunData
 from llmcli.training.interruption import CutShortError
 from llmcli.training.loop.clock import FINAL_PATIENCE, STEP_PATIENCE, Clock
 from llmcli.training.loop.events import Evaluation
-from llmcli.training.loop.validation import Validator
+from llmcli.training.loop.validation import ScoreData, evaluate, evaluated_tokens
 from llmcli.training.planning import recipe
 
 FIRST_EVALUATION_SHARE = 0.03  # maximum share of the remaining time for evaluating the initial model
@@ -36,21 +43,29 @@ class BestWeights:
         self._model = model
         self._clock = clock
         self._position = position
-        self._is_compiled = is_compiled
+        self._compiles = is_compiled  # whether the next evaluation takes longer than later ones
         self._has_adapters = data.plan.train.lora_rank > 0
-        self.validator = Validator(model, data.tokenizer, data.validation)
-        self._calibrates = data.plan.train.calibrates and self.validator.tokens > 0
+        self._byte_lengths = data.tokenizer.byte_lengths
+        self._slice = data.validation
+        self._score_slice: ScoreData
+        if isinstance(self._slice, ConversationTokens):
+            windows = conversation_windows(self._slice)
+            self._score_slice = partial(
+                evaluate_windows, self._slice.ids, self._byte_lengths, loss_mask=self._slice.loss_mask
+            )
+        else:
+            width = self._slice.shape[1]
+            windows = np.arange(0, self._slice.size, width)[:, None] + [0, 1, width]
+            self._score_slice = partial(evaluate_windows, self._slice.ravel(), self._byte_lengths)
+        self.windows: Ints = windows[spread_indices(len(windows))]  # evaluated; empty without a slice
+        self._calibrates = data.plan.train.calibrates and len(windows) > 0
         self.weights: Weights = {}
         self.adapters: Weights | None = None  # trained LoRA matrices by name
 
     @property
     def cost(self) -> float:
         """Cost of an evaluation, as a number of tokens that are evaluated without calibration."""
-        return self._token_cost * self.validator.tokens
-
-    @property
-    def _token_cost(self) -> float:
-        return CALIBRATION_COST if self._calibrates else 1.0
+        return (CALIBRATION_COST if self._calibrates else 1.0) * evaluated_tokens(self.windows)
 
     def evaluate(self, *, hurried: bool) -> tuple[Evaluation, Weights] | None:
         """Calibrate and evaluate the current weights; keep them if they are the best so far or tie with them.
@@ -58,9 +73,7 @@ class BestWeights:
         the first step has a time limit, and later ones cover no more tokens than it did, unless they
         calibrate."""
         clock = self._clock
-        validator = self.validator
         position = self._position
-        compiles = self._is_compiled and not validator.evaluated_tokens
         limit = math.inf
         deadline = clock.final_deadline()
         is_first = not position.step
@@ -73,14 +86,15 @@ class BestWeights:
                 began = clock.now()
                 factor, bits = self._measure(began + limit)
                 seconds = clock.now() - began
-                if compiles:
+                if self._compiles:
                     clock.exclude(seconds)
                 else:
-                    clock.add_evaluation(seconds, self._token_cost * validator.evaluated_tokens)
+                    clock.add_evaluation(seconds, self.cost)
+                self._compiles = False
                 weights = self._scaled_weights(factor)
         except CutShortError:
             if is_first and not (self._calibrates or clock.stop_requested()):
-                validator.keep_units(1)  # there was time for at most one unit
+                self.windows = self.windows[:1]  # there was time for at most one
             return None
         # round as the record does, so that every display rounds the same number
         bits = round(bits, 6)
@@ -113,10 +127,15 @@ class BestWeights:
     def _measure(self, limit: float = math.inf) -> tuple[float, float]:
         """Return (factor on the logits, bits per byte with this factor) on the validation slice. Without
         calibration, the factor is 1.0, and only the part that can be evaluated until `limit` counts."""
-        if not self._calibrates:
-            return 1.0, self.validator.evaluate(limit, self._clock.now).bits_per_byte
+        ids = self._slice
+        if not self._calibrates or isinstance(ids, ConversationTokens):
+            score, count = evaluate(self._model, self._score_slice, self.windows, limit, self._clock.now)
+            self.windows = self.windows[:count]
+            return 1.0, score.bits_per_byte
         self._model.eval()
-        return self.validator.calibrate(self._position.best_factor)
+        factor, nats = fit_inverse_temperature(self._model, ids, self._position.best_factor)
+        size = int(self._byte_lengths[ids[:, 1:]].sum())
+        return round(factor, 4), Score(nats, ids[:, 1:].size, size).bits_per_byte
 
     def _scaled_weights(self, factor: float) -> Weights:
         """Copy the weights, with this factor on the logits."""

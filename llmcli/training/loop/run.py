@@ -327,7 +327,7 @@ class Run:
     @property
     def is_evaluated(self) -> bool:
         """Return whether the current weights were evaluated, or there is no validation slice."""
-        return not self._best.validator.tokens or self.position.evaluated_step >= self.position.step
+        return not len(self._best.windows) or self.position.evaluated_step >= self.position.step
 
     def is_evaluation_due(self) -> bool:
         """Return whether an evaluation is due; without a validation slice, it only generates a sample."""
@@ -347,7 +347,7 @@ class Run:
         """Evaluate the weights, keep the best, make previews. Yields nothing if interrupted."""
         position = self.position
         weights = None
-        if self._best.validator.tokens:
+        if len(self._best.windows):
             with self._all_threads():
                 evaluated = self._best.evaluate(hurried=hurried)
             if evaluated is None:
@@ -391,7 +391,7 @@ class Run:
         return State(
             arrays | {"losses": np.array(self._losses)},
             copy.deepcopy(as_record(self.position))
-            | {"validation_units": self._best.validator.units}
+            | {"validation_units": len(self._best.windows)}
             | self.clock.values()
             | ({"processes": leader.group.count} if leader else {}),
         )
@@ -410,7 +410,7 @@ class Run:
             self._losses = array("d", state.arrays["losses"].tolist())
             self.position.restore(values, self._settings)
             self.clock.start(values)
-            self._best.validator.keep_units(values["validation_units"])
+            self._best.windows = self._best.windows[: values["validation_units"]]
         except (KeyError, LLMError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
                 f"the state of the stopped run does not fit its plan ({error}); "

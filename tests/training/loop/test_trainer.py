@@ -348,7 +348,7 @@ def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: 
     def cut_short(*_: object) -> float:
         raise CutShortError
 
-    monkeypatch.setattr("llmcli.training.loop.validation.fit_inverse_temperature", cut_short)
+    monkeypatch.setattr("llmcli.training.loop.best_weights.fit_inverse_temperature", cut_short)
     done = run_until(ready, 3)[-1]
     assert isinstance(done, Done) and done.interrupted and done.best_step == 3
     assert done.checkpoint.record.document["sharpness"] == 1.0

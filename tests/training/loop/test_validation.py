@@ -25,19 +25,20 @@ from llmcli.training.data.inputs import Inputs
 from llmcli.training.data.position import Position
 from llmcli.training.data.prepare import Prepared
 from llmcli.training.data.run_data import RunData
-from llmcli.training.loop import trainer, validation
+from llmcli.training.loop import final_evaluation, trainer, validation
+from llmcli.training.loop.best_weights import BestWeights
 from llmcli.training.loop.clock import Clock
 from llmcli.training.loop.events import Done
+from llmcli.training.loop.final_evaluation import FinalEvaluator, final_evaluation_tokens
 from llmcli.training.loop.record import FinalEvaluation, _measured
 from llmcli.training.loop.run import Run
-from llmcli.training.loop.validation import HeldOutEvaluation, Validator, final_evaluation_tokens
 from llmcli.training.planning.cost_model import CorpusSize
 from llmcli.training.planning.plan import Plan, PlanRequest
 from llmcli.training.planning.task import Task
 from tests.conftest import random_checkpoint
 from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.plans import plan
-from tests.training.small_runs import LINES, prepared
+from tests.training.small_runs import LINES, prepared, with_slice
 
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
 
@@ -88,17 +89,17 @@ def model() -> LanguageModel:
     return model
 
 
-def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> HeldOutEvaluation:
+def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> FinalEvaluator:
     tokens = tokenize(iter([iter([document]) for document in DOCUMENTS]), tokenizer)
     made = plan(PlanRequest(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261)
     settings = replace(made.train, context=32, eval_tokens=eval_tokens)
-    return HeldOutEvaluation(model, run_data(replace(made, train=settings), tokenizer, tokens), Clock(settings))
+    return FinalEvaluator(model, run_data(replace(made, train=settings), tokenizer, tokens), Clock(settings))
 
 
-def final_score(evaluation: HeldOutEvaluation, model: LanguageModel) -> Score:
-    score = evaluation.evaluate(model.to_arrays(), 0, cache=WEIGHTS)
-    assert score is not None
-    return score
+def final_score(evaluator: FinalEvaluator, model: LanguageModel) -> tuple[Score, FinalEvaluation]:
+    final = evaluator.score_held_out(model.to_arrays(), 0, cache=WEIGHTS)
+    assert final.score is not None
+    return final.score, final
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -107,11 +108,11 @@ def test_both_final_figures_are_those_of_llm_eval(model: LanguageModel, name: st
     """Whatever token precedes a document, and however long the text is: of documents in several blocks of the n-gram
     cache, and of several documents in one."""
     monkeypatch.setattr(ngram_cache, "BLOCK_TOKENS", block)
-    monkeypatch.setattr(validation, "MAX_CACHED_TOKENS", 100)
+    monkeypatch.setattr(final_evaluation, "MAX_CACHED_TOKENS", 100)
     tokenizer = TOKENIZERS[name]
-    evaluation = held_out(model, tokenizer, eval_tokens=10**6)
-    assert evaluation.tokens > 400
-    found = final_score(evaluation, model)
+    evaluator = held_out(model, tokenizer, eval_tokens=10**6)
+    assert evaluator.tokens > 400
+    found, final = final_score(evaluator, model)
     network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays()))
     expected = Score(0.0, 0, 0)
     for document in filter(None, DOCUMENTS):
@@ -120,16 +121,17 @@ def test_both_final_figures_are_those_of_llm_eval(model: LanguageModel, name: st
     assert found.bytes == sum(len(document.encode()) for document in DOCUMENTS)
     assert found.network_bits_per_byte == pytest.approx(expected.network_bits_per_byte, rel=1e-5)
     assert found.adapting_bits_per_byte == pytest.approx(expected.adapting_bits_per_byte, rel=1e-5)
-    assert abs(found.network_bits_per_byte / found.bits_per_byte - 1) > 0.01 and evaluation.cached_tokens == 0
+    assert abs(found.network_bits_per_byte / found.bits_per_byte - 1) > 0.01 and final.cached_tokens == 0
 
 
 def test_a_sample_of_a_long_text_says_how_much_the_cache_held(model: LanguageModel, monkeypatch) -> None:
-    evaluation = held_out(model, BYTES, eval_tokens=100)
-    assert final_score(evaluation, model).tokens < 200 and evaluation.cached_tokens == 0  # a short text: as it runs
-    monkeypatch.setattr(validation, "MAX_CACHED_TOKENS", 100)
-    score = final_score(evaluation, model)
-    assert score.tokens < 200 and evaluation.cached_tokens == validation.SAMPLE_CACHE_TOKENS
-    measured = _measured(score, FinalEvaluation(score, context=32, cached_tokens=evaluation.cached_tokens), 32)
+    evaluator = held_out(model, BYTES, eval_tokens=100)
+    score, final = final_score(evaluator, model)
+    assert score.tokens < 200 and final.cached_tokens == 0  # a short text: as it runs
+    monkeypatch.setattr(final_evaluation, "MAX_CACHED_TOKENS", 100)
+    score, final = final_score(evaluator, model)
+    assert score.tokens < 200 and final.cached_tokens == final_evaluation.SAMPLE_CACHE_TOKENS
+    measured = _measured(score, final, 32)
     assert measured == {"tokens": score.tokens, "bytes": score.bytes, "cached_tokens": 8192}
 
 
@@ -137,12 +139,15 @@ def test_calibration_also_measures_the_loss_of_the_calibrated_model(tmp_path: Pa
     ready = prepared(tmp_path / "c.txt")
     model = LanguageModel(ready.plan.model)
     model.load_arrays(random_checkpoint(ready.plan.model).tensors)  # overconfident
-    validator = Validator(model, ready.tokenizer, np.resize(ready.tokens, (20, 33)).astype(np.int64))
-    uncalibrated = validator.evaluate().bits_per_byte
-    factor, bits = validator.calibrate(near=1.0)
+    ready = with_slice(ready, 660)
+    best = BestWeights(model, RunData(ready), Clock(ready.plan.train), Position(), is_compiled=False)
+    _, uncalibrated = best._measure()
+    best._calibrates = True
+    factor, bits = best._measure()
     assert bits < 0.99 * uncalibrated
     model.logit_factor = factor
-    assert validator.evaluate().bits_per_byte == pytest.approx(bits, rel=1e-3)
+    best._calibrates = False
+    assert best._measure() == (1.0, pytest.approx(bits, rel=1e-3))
 
 
 def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
@@ -159,9 +164,9 @@ def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
         data = RunData(replace(ready, tokens=tokens, held_out=tokens, plan=made))
         batches = [data.next_batch(Position(step, progress))[0] for step, progress in ((0, 0.0), (10**6, 1.0))]
         assert sum(batch.size for batch in batches) > 1000
-        assert Validator(model, ready.tokenizer, data.validation).evaluate().tokens == 31 * 256
-        held_out = HeldOutEvaluation(model, data, Clock(settings))
-        score = held_out.evaluate(model.to_arrays(), 0, hurried=True)
+        best = BestWeights(model, data, Clock(settings), Position(), is_compiled=False)
+        assert best.evaluate(hurried=False) and best.cost == 31 * 256
+        score = FinalEvaluator(model, data, Clock(settings)).score_held_out(model.to_arrays(), 0, hurried=True).score
         assert score is not None and score.tokens >= settings.eval_tokens
         peak = tracemalloc.get_traced_memory()[1]
     finally:
