@@ -92,7 +92,7 @@ def test_induction_heads_are_trained_as_in_one_process(corpus, sharded, tmp_path
         file.write("rules.induction_helps = lambda task: True\n")
     shape = ["--layers", "2", "--width", "64", "--heads", "2", "--context", "64", "--vocab-size", "270"]
     settings = ["--steps", "10", "--batch-tokens", "384", "--dtype", "float32", "--threads", "2"]
-    words = ["train", str(corpus), *shape, *settings]
+    words = ["train", str(corpus), *shape, *settings, "--force"]
     one = run_here([*words, "-o", str(corpus.parent / "whole.safetensors")])
     assert "induction heads" in one.stderr
     several = run([*words, "-o", str(corpus.parent / "sharded.safetensors"), "--processes", "3"])

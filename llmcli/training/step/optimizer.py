@@ -19,7 +19,7 @@ from llmcli.models.torch.transformer import LanguageModel, copied
 from llmcli.training.distributed.process_group import ProcessGroup
 from llmcli.training.planning import recipe
 from llmcli.training.step.induction_heads import InductionHeads
-from llmcli.training.step.muon import ShardedMuon, WholeMuon, own_part
+from llmcli.training.step.muon import Muon, own_part
 
 # prefixes of names in the state
 MUON = "muon."
@@ -62,11 +62,7 @@ class Optimizer:
         dtype = getattr(torch, config.dtype)
         self._heads = InductionHeads(model) if config.induction and matrices else None
         factors = self._heads.rates if self._heads else {}
-        self._muon: WholeMuon | ShardedMuon = (
-            ShardedMuon(matrices, dtype, group, factors)
-            if group and group.is_sharded
-            else WholeMuon(matrices, dtype, group, factors)
-        )
+        self._muon = Muon(matrices, dtype, group, factors)
         self._groups = groups  # parameters updated by AdamW, by their peak learning rate
         self._group = group
         self._sharded = group is not None and group.is_sharded
