@@ -46,8 +46,8 @@ from llmcli.training.files.resume import StateSaver, StoppedRun, text_fingerprin
 from llmcli.training.files.summary import summarize
 from llmcli.training.loop import trainer
 from llmcli.training.loop.clock import LOADING_SECONDS_PER_MILLION, Clock
-from llmcli.training.loop.epoch_search import FirstRun
-from llmcli.training.loop.events import Done, Event, Restarted, RunEvent, State
+from llmcli.training.loop.epoch_search import find_epochs
+from llmcli.training.loop.events import Done, Evaluation, Event, Restarted, RunEvent, State, Step
 from llmcli.training.loop.record import versions
 from llmcli.training.loop.run import Run
 from llmcli.training.planning import recipe, rules
@@ -374,19 +374,16 @@ def run(
     of a task before the first step or after the last one.
     """
     planned = replace(planned, signals=[] if signals is None else signals, on_progress=on_progress)
-    plan = planned.prepared.plan
     output = planned.output
     stopped = output.stopped
     baselines = _Baselines(planned.prepared)
-    first_run = None
-    if plan.searches:
-        first_run = FirstRun(plan, stopped.state.values.get("evaluations", ()) if stopped else ())
+    evaluations = [*stopped.state.values.get("evaluations", ())] if stopped else []
+    last = None  # step of the first run
     saver = StateSaver(output.resume_path, output.on_note)
     with hardware.explain_out_of_memory(), _leading(planned) as leader:
         events = _train(planned, leader, saver, stopped)
         while True:
             event = next(events)
-            found = first_run.update(event) if first_run else None
             if isinstance(event, State):
                 saver.save(planned.stopped_in(event))
                 del event  # its copy of all weights must not stay in memory while training continues
@@ -399,10 +396,13 @@ def run(
                 return
             else:
                 yield event
-                if found and not planned.signals:
+                if isinstance(event, Evaluation):
+                    evaluations.append((event.step, event.bits_per_byte))
+                last = event if isinstance(event, Step) else last
+                plan = planned.prepared.plan
+                is_searching = plan.searches and not planned.signals
+                if is_searching and last and (search := find_epochs(plan, evaluations, last)):
                     events.close()
-                    first_run = None
-                    search, last = found
                     planned = planned.second_run(search, last.seconds)
                     yield Restarted(last.step, last.seconds, planned.prepared.plan)
                     events = _train(planned, leader, saver, None)

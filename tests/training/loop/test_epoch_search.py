@@ -10,8 +10,8 @@ import pytest
 
 from llmcli.training import session
 from llmcli.training.files import resume
-from llmcli.training.loop.epoch_search import FirstRun
-from llmcli.training.loop.events import Evaluation, Step
+from llmcli.training.loop.epoch_search import find_epochs
+from llmcli.training.loop.events import Step
 from llmcli.training.planning.cost_model import CorpusSize, Machine, estimated_speed
 from llmcli.training.planning.plan import EpochSearch, Plan, PlanRequest
 from llmcli.training.planning.planner import make_plan
@@ -26,46 +26,38 @@ TEXT = CorpusSize(TOKENS, 8100)
 STEPS_PER_EPOCH = 4
 
 
-def first_run(evaluations: Iterable[tuple[int, float]] = ()) -> FirstRun:
-    task = Task(PlanRequest(seconds=600.0), TEXT, 512, 0)
-    plan = make_plan(task, Machine(estimated_speed))
-    assert plan.searches and plan.train.calibration_tokens == 300
-    return FirstRun(plan, evaluations)
-
-
-def result_of(bits: Iterable[float], run: FirstRun, *, progress: float = 0.01) -> tuple[int, EpochSearch] | None:
+def result_of(bits: Iterable[float], *, progress: float = 0.01) -> tuple[int, EpochSearch] | None:
     """(the step, the result) of a run with these validation losses, one after every two epochs."""
+    plan = make_plan(Task(PlanRequest(seconds=600.0), TEXT, 512, 0), Machine(estimated_speed))
+    assert plan.searches and plan.train.calibration_tokens == 300
+    evaluations: list[tuple[int, float]] = []
     for index, loss in enumerate(bits, 1):
         step = 2 * STEPS_PER_EPOCH * index
         taken = Step(step, progress * index, 1.0, 0, step / STEPS_PER_EPOCH, 1.0, 5.0, 100.0)
-        for event in (taken, Evaluation(step, loss, best=False)):
-            if found := run.update(event):
-                return step, found[0]
+        for added in ([], [(step, loss)]):
+            evaluations += added
+            if found := find_epochs(plan, evaluations, taken):
+                return step, found
     return None
 
 
 def test_the_number_of_epochs_is_the_one_with_the_lowest_validation_loss() -> None:
     """That of epoch 8, and a tenth more for the second run; it is certain at epoch 12, half as many later."""
     lowest = EpochSearch(8.8, confirmed=True)
-    assert result_of([4.0, 3.0, 2.5, 2.4, 2.6, 2.8, 3.0, 3.2], first_run()) == (48, lowest)
+    assert result_of([4.0, 3.0, 2.5, 2.4, 2.6, 2.8, 3.0, 3.2]) == (48, lowest)
 
 
 def test_of_losses_that_hardly_differ_the_last_one_counts() -> None:
     """On a slice of 300 tokens, a difference of 1.15% may be chance."""
     for later, epochs in [(2.02, 8.8), (2.03, 6.6)]:
-        result = result_of([4.0, 3.0, 2.0, later, 2.6, 2.8, 3.0, 3.2], first_run())
+        result = result_of([4.0, 3.0, 2.0, later, 2.6, 2.8, 3.0, 3.2])
         assert result and result[1] == EpochSearch(epochs, confirmed=True)
 
 
 def test_when_the_time_of_the_first_run_is_up_the_second_gets_half_as_many_epochs_again() -> None:
     """Its learning rate would fall from two fifths of its plan on, here after the fourth evaluation."""
     falling = [4.0 - i / 10 for i in range(20)]
-    assert result_of(falling, first_run(), progress=0.1) == (32, EpochSearch(1.5 * 6.0, confirmed=False))
-
-
-def test_a_resumed_first_run_knows_its_earlier_evaluations() -> None:
-    earlier = [(8, 4.0), (16, 2.0), (24, 2.5)]
-    assert result_of([4.0, 3.0, 2.5], first_run(earlier)) == (24, EpochSearch(4.4, confirmed=True))
+    assert result_of(falling, progress=0.1) == (32, EpochSearch(1.5 * 6.0, confirmed=False))
 
 
 def plan_of(text: CorpusSize, search: EpochSearch | None = None, **request: Any) -> Plan:
