@@ -22,7 +22,7 @@ from llmcli.evaluation.figures import Figures
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import check_finite, log_softmax
 from llmcli.models.ngram_cache import NgramText
-from llmcli.models.ngram_runtime import NgramRuntime
+from llmcli.models.ngram_runtime import NgramRuntime, network_of
 from llmcli.models.runtime import Bools, Ints, Runtime, Scores, WeightedScores, padded_batches
 from llmcli.notebook import table
 
@@ -261,19 +261,14 @@ def measure(
             f"tokens, so bits per byte would be wrong; normalize the text to Unicode NFC first"
         )
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
-    score_network: ScoreWindows = model.score
-    cached = None
-    if isinstance(model, NgramRuntime):
-        score_network = model.score_network
-        cached = NgramText(ids_with_bos, model.weights)
-    lengths = tokenizer.byte_lengths
+    cached = NgramText(ids_with_bos, model.weights) if isinstance(model, NgramRuntime) else None
     context = context or evaluation_context(model.context)
     windows = text_windows([0, len(ids_with_bos)], context)
     batches = evaluate_windows(
         ids_with_bos,
-        lengths,
+        tokenizer.byte_lengths,
         windows,
-        score_network,
+        network_of(model).score_with_weights,
         cached=cached,
         on_tokens=on_tokens,
         bos_ids=tokenizer.bos_ids,

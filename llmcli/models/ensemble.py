@@ -127,7 +127,6 @@ class EnsembleRuntime(Runtime):
         return self.recent_weights(1)
 
     def recent_weights(self, tokens: int) -> Array:
-        """Return the models' weights [tokens, n] in the predictions after each of the last tokens."""
         return self._weights(self.length - tokens + 1, self.length)
 
     def score(self, ids: Ints) -> Scores:
@@ -135,7 +134,6 @@ class EnsembleRuntime(Runtime):
         return self.score_with_weights(ids)[:2]
 
     def score_with_weights(self, ids: Ints) -> WeightedScores:
-        """Like `score`, with the models' weights [B, T, n] for each target."""
         B = ids.shape[0]
         T = ids.shape[1] - 1
         check_context(T, self.context)

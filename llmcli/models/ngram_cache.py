@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.training_record import CacheWeights
-from llmcli.models.runtime import Array, Bools, Doubles, Ints
+from llmcli.models.runtime import ALONE, Array, Bools, Doubles, Ints
 
 if TYPE_CHECKING:
     from llmcli.data.tokens.batches import PrefixedTokens
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     TokenIds = NDArray[np.integer] | PrefixedTokens
 
 ORDERS = 5  # K in models trained here; longer contexts add nothing
-ALONE = (1.0,)  # weight of a single model
 # the weights of a model, or of the models in an ensemble; None: no cache
 Weights = CacheWeights | Sequence[CacheWeights | None]
 FEW_TOKENS = 16  # up to this number of tokens, Python's floats are faster than numpy's calls

@@ -8,20 +8,16 @@ B, T, V = batch, tokens, vocabulary size.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmcli.formats.training_record import CacheWeights
-from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, NgramCache, NgramText, Weights
-from llmcli.models.runtime import Array, Ints, Runtime, Scores, WeightedScores
-
-if TYPE_CHECKING:
-    from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.ngram_cache import BYTES_PER_TOKEN, NgramCache, NgramText, Weights
+from llmcli.models.runtime import Array, Ints, Runtime, Scores
 
 
 class NgramRuntime(Runtime):
-    """A network with its n-gram cache."""
+    """A network with its n-gram cache. In an ensemble, each model has its own gates and its own weight."""
 
     def __init__(self, network: Runtime, weights: Weights, cache: NgramCache | None = None) -> None:
         super().__init__(network.context, network.parameters, network.cache_bytes_per_token + BYTES_PER_TOKEN)
@@ -77,7 +73,7 @@ class NgramRuntime(Runtime):
     def prefill(self, ids: Sequence[int]) -> Array:
         logits = self.network.prefill(ids)
         self._extend(ids)
-        return self.cache.mix(logits, self._shares(1)[0])
+        return self.cache.mix(logits, self.network.recent_weights(1)[0])
 
     def read(self, ids: Sequence[int]) -> None:
         self.network.read(ids)
@@ -104,15 +100,11 @@ class NgramRuntime(Runtime):
 
     def score(self, ids: Ints) -> Scores:
         """See `Runtime`; a token is correct if the network ranks it first."""
-        losses, correct, *shares = self.score_network(ids)
+        losses, correct, *shares = self.network.score_with_weights(ids)
         texts = [NgramText(row, self.weights) for row in ids]
         return np.stack(
             [text.nats(1, *row) for text, *row in zip(texts, losses, *shares, strict=True)]
         ), correct
-
-    def score_network(self, ids: Ints) -> Scores | WeightedScores:
-        """Call `score` of the network alone; an ensemble also returns the weights [B, T, n] of its models."""
-        return self.network.score(ids)
 
     def expert_weights(self) -> Array:
         return self.network.expert_weights()
@@ -124,31 +116,14 @@ class NgramRuntime(Runtime):
     def _extend_and_mix(self, ids: Sequence[int], logits: Array) -> Array:
         """Add tokens [T] to the cache; return the logits [T, V] of the mixture, given the network's."""
         rows = []
-        for token, row, shares in zip(ids, logits, self._shares(len(ids)), strict=True):
+        for token, row, shares in zip(ids, logits, self.network.recent_weights(len(ids)), strict=True):
             self._extend((token,))
             rows.append(self.cache.mix(row, shares))
         return np.stack(rows)
 
     def _after_step(self, token: int, logits: Array) -> Array:
         self.cache.append(token, counts=False)
-        return self.cache.mix(logits, self._shares(1)[0])
-
-    def _shares(self, tokens: int) -> "Sequence[Sequence[float]] | Array":
-        """Return the weights [tokens, n] of an ensemble's models in the predictions after each of the last
-        tokens."""
-        return [ALONE] * tokens
-
-
-class NgramEnsemble(NgramRuntime):
-    """An ensemble with its n-gram cache. Each model has its own gates and its own weight in it."""
-
-    network: "EnsembleRuntime"
-
-    def score_network(self, ids: Ints) -> WeightedScores:
-        return self.network.score_with_weights(ids)
-
-    def _shares(self, tokens: int) -> Array:
-        return self.network.recent_weights(tokens)
+        return self.cache.mix(logits, self.network.recent_weights(1)[0])
 
 
 def network_of(runtime: Runtime) -> Runtime:

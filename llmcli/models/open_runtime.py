@@ -9,7 +9,7 @@ import contextlib
 from llmcli.errors import LLMError, OnNote
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.models.ngram_runtime import NgramEnsemble, with_ngram_cache
+from llmcli.models.ngram_runtime import NgramRuntime, with_ngram_cache
 from llmcli.models.runtime import Runtime
 
 FAST_BYTES = 2 << 30  # largest float32 weights that are kept in memory twice for speed
@@ -36,7 +36,7 @@ def open_runtime(
         ensemble = EnsembleRuntime(
             [_open_network(m, device, quantize, on_note, fast=fast) for m in model.experts]
         )
-        runtime: Runtime = NgramEnsemble(ensemble, weights) if any(weights) else ensemble
+        runtime: Runtime = NgramRuntime(ensemble, weights) if any(weights) else ensemble
     else:
         network = _open_network(model, device, quantize, on_note, fast=fast)
         runtime = with_ngram_cache(network, weights[0])

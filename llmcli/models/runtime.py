@@ -22,6 +22,7 @@ Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]
 WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]
 # called between evaluations of a model; may raise an exception, such as when the result is no longer needed
 Check = Callable[[], None]
+ALONE = (1.0,)  # weight of a single model
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
 ATTENTION_SINKS = 4  # first tokens that stay in a full context
 LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
@@ -143,6 +144,16 @@ class Runtime(ABC):
         raise LLMError(
             "expert weights are only available on the CPU; run the model without `quantize` and `device`"
         )
+
+    # ---- an ensemble (ensemble.py) overrides these
+
+    def recent_weights(self, tokens: int) -> Sequence[Sequence[float]] | Array:
+        """Return the weights [tokens, n] of the models in the predictions after each of the last tokens."""
+        return [ALONE] * tokens
+
+    def score_with_weights(self, ids: Ints) -> Scores | WeightedScores:
+        """Like `score`; an ensemble also returns the weights [B, T, n] of its models for each target."""
+        return self.score(ids)
 
 
 def removed_by_shift(length: int) -> range:

@@ -90,7 +90,7 @@ class Model:
     context = 8
 
     def __init__(self, nats):
-        self.score = constant_loss(nats)
+        self.score_with_weights = constant_loss(nats)
 
 
 def test_measure_counts_every_token_and_byte_of_the_text():
@@ -105,8 +105,8 @@ def test_measure_counts_every_token_and_byte_of_the_text():
 
 def test_every_window_begins_with_the_beginning_of_text_token():
     model, rows = Model(1.0), []
-    score = model.score
-    model.score = lambda block: rows.extend(block.tolist()) or score(block)
+    score = model.score_with_weights
+    model.score_with_weights = lambda block: rows.extend(block.tolist()) or score(block)
     for bos_token in [None, "<|im_start|>"]:
         tokenizer = Tokenizer(Tokenizer.train_char(["abc"])._inner, "char", bos_token)
         rows.clear()
@@ -126,8 +126,8 @@ def test_a_tokenizer_that_changes_the_text_is_an_error():
 
 def test_nan_losses_are_an_error_in_the_first_batch():
     model, blocks = Model(math.nan), []
-    score = model.score
-    model.score = lambda block: blocks.append(block.size) or score(block)
+    score = model.score_with_weights
+    model.score_with_weights = lambda block: blocks.append(block.size) or score(block)
     with pytest.raises(LLMError, match="NaN or infinite logits"):
         measure("text", ["abc" * 10_000], model, Tokenizer.train_bpe(["abc"], 261))
     assert len(blocks) == 1

@@ -14,7 +14,7 @@ from llmcli.generation.generator import ChosenToken, Piece, decode
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_cache import NgramCache, NgramText
-from llmcli.models.ngram_runtime import NgramEnsemble, NgramRuntime, network_of, with_ngram_cache
+from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array
@@ -178,7 +178,7 @@ def ensemble_of(*weights: CacheWeights | None) -> Ensemble:
 def test_an_ensemble_averages_mixtures_over_one_cache() -> None:
     for weights in [(WEIGHTS, OTHER), (OTHER, WEIGHTS), (None, WEIGHTS)]:
         runtime, ids = open_runtime(ensemble_of(*weights)), text(40)
-        assert isinstance(runtime, NgramEnsemble), weights
+        assert isinstance(runtime, NgramRuntime), weights
         network = runtime.network.fork()
         rows, losses = [], []
         for position, token in enumerate(ids):
@@ -194,7 +194,9 @@ def test_an_ensemble_averages_mixtures_over_one_cache() -> None:
             np.testing.assert_allclose(log_softmax(together.prefill([ids[last]])), rows[last], atol=1e-4)
         np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses[:-1], atol=1e-4)
         cached_text = NgramText(np.array(ids), runtime.weights)
-        score = evaluate(np.array(ids), np.ones(12, np.int64), 64, runtime.score_network, cached=cached_text)
+        score = evaluate(
+            np.array(ids), np.ones(12, np.int64), 64, runtime.network.score_with_weights, cached=cached_text
+        )
         assert score.nats == pytest.approx(sum(losses[:-1]), abs=1e-3), weights
 
 
