@@ -37,7 +37,7 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
         "model.layers.#.mlp.gate_up_proj": _GATE_UP,
     },
 }
-_GGUF = {  # of all architectures, without the norms of a layer and experts
+_GGUF = {  # all architectures; the norms of a layer and the experts are below
     "token_embd": "model.embed_tokens",
     "position_embd": "model.embed_positions",
     "output_norm": "model.norm",
@@ -58,6 +58,8 @@ _GGUF_STACKED = {  # by GGUF's architecture
 }
 # in the order of NormNames
 _GGUF_NORMS = ("blk.#.attn_norm", "blk.#.post_attention_norm", "blk.#.ffn_norm", "blk.#.post_ffw_norm")
+GGUF_ROUTER = ".ffn_gate_inp.weight"
+GGUF_STACK = "_exps.weight"  # ends the name of a tensor that stacks the matrices of all experts of a layer
 
 
 def in_transformers(config: ModelConfig, model_type: str) -> Iterator[tuple[str, list[str]]]:
@@ -67,8 +69,7 @@ def in_transformers(config: ModelConfig, model_type: str) -> Iterator[tuple[str,
 
 
 def in_gguf(config: ModelConfig, architecture: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield (name in GGUF, names here) of each tensor except experts; the output embedding even if it is
-    tied.
+    """Yield (name in GGUF, names here) of each tensor; the output embedding even if it is tied.
 
     >>> dict(in_gguf(ModelConfig(300, 32, 64, 1, 2, 2, 16, 32), "qwen3"))["blk.0.attn_q.weight"]
     ['model.layers.0.self_attn.q_proj.weight']
@@ -76,7 +77,14 @@ def in_gguf(config: ModelConfig, architecture: str) -> Iterator[tuple[str, list[
     names = _GGUF | dict(zip(_GGUF_NORMS, config.architecture.norm_names, strict=True))
     stacked = _GGUF_STACKED.get(architecture, {})
     parts = " ".join(stacked.values()).split()
-    return _expanded(config, {theirs: ours for theirs, ours in names.items() if ours not in parts} | stacked)
+    names = {theirs: ours for theirs, ours in names.items() if ours not in parts}
+    yield from _expanded(config, names | stacked)
+    for layer in range(config.num_hidden_layers if config.num_experts else 0):
+        yield f"blk.{layer}{GGUF_ROUTER}", [config.router_name(layer)]
+        for kind, experts in zip(
+            ("gate", "up", "down"), zip(*config.mlp_names(layer), strict=True), strict=True
+        ):
+            yield f"blk.{layer}.ffn_{kind}{GGUF_STACK}", [*experts]
 
 
 def _expanded(config: ModelConfig, names: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:

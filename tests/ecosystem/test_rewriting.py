@@ -10,6 +10,7 @@ from llmcli.formats import loading
 from llmcli.formats.checkpoint import TensorsOnDisk
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import writer as gguf_writer
+from llmcli.formats.tensor_names import in_gguf
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.ecosystem.conftest import LlamaCpp, Reference, made_by_transformers
 from tests.ecosystem.test_architectures import greedy
@@ -106,7 +107,7 @@ def gguf_of(family: Reference, path: Path, dtype: str) -> Path:
     else:
         writer.add_sliding_window(config.sliding_window)
     weights = {name: weight.detach().float().numpy() for name, weight in family.model.named_parameters()}
-    names = conventions.single_tensors(converted.config, kind)
+    names = {ours[0]: theirs for theirs, ours in in_gguf(converted.config, kind) if len(ours) == 1}
     names |= {
         f"model.layers.{layer}.{ours}.weight": f"blk.{layer}.{theirs}.weight"
         for layer in range(config.num_hidden_layers)

@@ -22,6 +22,7 @@ from llmcli.formats.gguf.conventions import ARCHITECTURES, MODEL_TYPES_WITH_EXPE
 from llmcli.formats.gguf.header import MAX_COUNT
 from llmcli.formats.header import TensorInfo
 from llmcli.formats.metadata import Json
+from llmcli.formats.tensor_names import GGUF_STACK
 
 DEFAULT_ROPE_THETA = 10000.0
 _EMBEDDING = "token_embd.weight"
@@ -72,7 +73,6 @@ def parse_config(
     bos = fields.get("tokenizer.ggml.bos_token_id")
     other_ends = (fields.get(f"tokenizer.ggml.{kind}_token_id", eos) for kind in ("eot", "eom"))
     model_type = (MODEL_TYPES_WITH_EXPERTS if experts else ARCHITECTURES)[name]
-    architecture = KNOWN[model_type]
     config = ModelConfig(
         model_type=model_type,
         vocab_size=tensors[_EMBEDDING].shape[0],
@@ -88,10 +88,8 @@ def parse_config(
         intermediate_size=number(
             "expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"
         ),
-        rms_norm_eps=_shortest_float(
-            number(f"attention.layer_norm{'' if architecture.layer_norm else '_rms'}_epsilon")
-        ),
-        hidden_act=architecture.activation,
+        rms_norm_eps=_shortest_float(number(conventions.epsilon_key(model_type))),
+        hidden_act=KNOWN[model_type].activation,
         num_experts=experts,
         num_experts_per_tok=number("expert_used_count") if experts else 0,
         eos_token_id=eos,
@@ -146,10 +144,8 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
         raise LLMError(
             f"its config has {config.num_hidden_layers:,} layers, but the file has {len(tensors):,} tensors"
         )
-    stacks = (
-        tensors[stack] for pattern in conventions.EXPERT_STACKS if (stack := pattern.format(0)) in tensors
-    )
-    max_experts = max([len(tensors), *(stack.shape[0] for stack in stacks if stack.shape)])
+    stacks = [tensor.shape[0] for name, tensor in tensors.items() if GGUF_STACK in name and tensor.shape]
+    max_experts = max([len(tensors), *stacks])
     if config.num_experts > max_experts or config.mlps > MAX_COUNT:
         raise LLMError(
             f"its config has {config.num_hidden_layers:,} layers of {config.num_experts:,} experts, "

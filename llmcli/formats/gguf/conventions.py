@@ -1,14 +1,11 @@
-"""Differences between GGUF and Hugging Face files: names of architectures and config keys, joined tensors,
-the row order of query and key projections. Names of tensors: formats/tensor_names.py."""
-
-from collections.abc import Iterator
+"""Differences between GGUF and Hugging Face files: names of architectures and config keys, and the row order
+of query and key projections. Names of tensors: formats/tensor_names.py."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ARCHITECTURES as KNOWN
 from llmcli.config import LAYER_TYPES, REWRITTEN, ModelConfig, Shape
-from llmcli.formats import tensor_names
 
 # GGUF's architecture -> transformers' model_type, after conversion (huggingface/conversion.py). If several
 # model_types have the same name in GGUF, the first is used
@@ -38,27 +35,6 @@ ROPE_FACTORS = "rope_freqs.weight"  # tensor with a divisor for each rotary freq
 ROPE_SCALING_KEY = (
     "llmcli.rope_scaling"  # llama.cpp does not know this key; with its own it would scale twice
 )
-_ROUTER = "blk.{}.ffn_gate_inp.weight"
-# each tensor stacks the matrices of all experts of a layer
-EXPERT_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
-
-
-def single_tensors(config: ModelConfig, architecture: str) -> dict[str, str]:
-    """Map the names used here to GGUF's names, for all tensors except those of `joined_tensors`."""
-    names = {ours[0]: theirs for theirs, ours in tensor_names.in_gguf(config, architecture) if len(ours) == 1}
-    return {name: names[name] for name in config.tensor_shapes() if name in names}
-
-
-def joined_tensors(config: ModelConfig, architecture: str) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield (GGUF's name, our names, whether they are stacked in a new dimension) for each router, each stack
-    of experts, and each stacked matrix of GPT-2 and Phi-3."""
-    for theirs, ours in tensor_names.in_gguf(config, architecture):
-        if len(ours) > 1:
-            yield theirs, ours, False
-    for layer in range(config.num_hidden_layers if config.num_experts else 0):
-        yield _ROUTER.format(layer), [config.router_name(layer)], False
-        for stack, names in zip(EXPERT_STACKS, zip(*config.mlp_names(layer), strict=True), strict=True):
-            yield stack.format(layer), list(names), True
 
 
 def interleaved_heads(config: ModelConfig, architecture: str) -> dict[str, int]:
@@ -67,6 +43,12 @@ def interleaved_heads(config: ModelConfig, architecture: str) -> dict[str, int]:
     if architecture not in ("llama", "smollm3", "granite"):
         return {}
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+
+def epsilon_key(model_type: str) -> str:
+    """Return GGUF's key of the epsilon of norms, without the prefix of the architecture."""
+    kind = "" if KNOWN[model_type].layer_norm else "_rms"
+    return f"attention.layer_norm{kind}_epsilon"
 
 
 def rope_layers(model_type: str, count: int) -> Shape:

@@ -4,13 +4,14 @@ limited."""
 import math
 import mmap
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmcli.config import Shape
 from llmcli.errors import LLMError
-from llmcli.formats.header import TensorInfo
+from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.open_file import GGUF_MAGIC
 
 MAX_COUNT = 1 << 17  # tensors or fields
@@ -28,16 +29,12 @@ TYPES = {
     6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 40),
     10: ("Q2_K", 256, 84),
     11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176),
     14: ("Q6_K", 256, 210),
-    30: ("BF16", 1, 2),
-}
-# types whose values cannot be read: the file can be inspected, but its model cannot run
-TYPES_WITHOUT_VALUES = {
-    9: ("Q8_1", 32, 40),
     15: ("Q8_K", 256, 292),
     16: ("IQ2_XXS", 256, 66),
     17: ("IQ2_XS", 256, 74),
@@ -53,12 +50,29 @@ TYPES_WITHOUT_VALUES = {
     27: ("I64", 1, 8),
     28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
 }
+# the types of tensors in a model that can run; a file with others can be inspected
+SUPPORTED_TYPES = [
+    "F32",
+    "F16",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "BF16",
+]
 _SCALARS = {
     0: "<B",
     1: "<b",
@@ -77,57 +91,47 @@ _STRING = 8
 _ARRAY = 9
 
 
-class GGUFHeader:
-    """The fields and tensors in a header, under GGUF's own names."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        """Parse a header. Raises LLMError for an unknown tensor type, ValueError or struct.error for a
-        damaged file."""
-        parser = _Parser(data)
-        version = parser.number("<I")
-        if version not in (2, 3):
-            raise LLMError(f"a GGUF file of version {version}; 2 and 3 are supported")
-        tensors = parser.count()
-        fields = parser.count()
-        self.fields: dict[str, Any] = {}
-        for _ in range(fields):
-            name = parser.text()
-            self.fields[name] = parser.value(parser.number("<I"))
-        entries = [parser.tensor_entry() for _ in range(tensors)]
-        alignment = self.fields.get("general.alignment", 32)
-        if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
-            raise ValueError(f"its alignment is {alignment!r}")
-        self.data_start = -(-parser.position // alignment) * alignment
-        self.tensors: dict[str, TensorInfo] = {}
-        for name, shape, type_number, offset in entries:
-            if name in self.tensors:
-                raise ValueError(f"tensor {name[:100]!r} occurs twice")
-            self.tensors[name] = self._tensor_info(name, shape, type_number, offset)
-        position = self.data_start
-        for tensor in sorted(self.tensors.values(), key=lambda tensor: tensor.start):
-            if tensor.start < position:
-                raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another")
-            position = tensor.end
-        if position > len(data):
-            raise ValueError(
-                f"it is cut off: the tensors end at byte {position:,}, but the file ends at {len(data):,}"
-            )
-
-    def _tensor_info(self, name: str, shape: Shape, type_number: int, offset: int) -> TensorInfo:
-        known = (TYPES | TYPES_WITHOUT_VALUES).get(type_number)
-        if not known:
+def parse(path: Path, data: mmap.mmap) -> Header:
+    """Parse a header. Tensors have GGUF's own names, and the metadata is the fields. Raises LLMError for an
+    unknown tensor type, ValueError or struct.error for a damaged file."""
+    parser = _Parser(data)
+    version = parser.number("<I")
+    if version not in (2, 3):
+        raise LLMError(f"a GGUF file of version {version}; 2 and 3 are supported")
+    count = parser.count()
+    fields = {parser.text(): parser.value(parser.number("<I")) for _ in range(parser.count())}
+    entries = [parser.tensor_entry() for _ in range(count)]
+    alignment = fields.get("general.alignment", 32)
+    if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
+        raise ValueError(f"its alignment is {alignment!r}")
+    data_start = -(-parser.position // alignment) * alignment
+    tensors: dict[str, TensorInfo] = {}
+    for name, shape, type_number, offset in entries:
+        if name in tensors:
+            raise ValueError(f"tensor {name[:100]!r} occurs twice")
+        if type_number not in TYPES:
             raise unsupported_type(name, f"number {type_number}")
-        type_name, block, size = known
+        dtype, block, size = TYPES[type_number]
         if math.prod(shape) % block or (shape and shape[-1] % block):
-            raise ValueError(f"tensor {name[:100]!r} is not a whole number of {type_name} blocks")
-        start = self.data_start + offset
-        return TensorInfo(name, type_name, shape, start, start + math.prod(shape) // block * size)
+            raise ValueError(f"tensor {name[:100]!r} is not a whole number of {dtype} blocks")
+        start = data_start + offset
+        tensors[name] = TensorInfo(name, dtype, shape, start, start + math.prod(shape) // block * size)
+    position = data_start
+    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.start):
+        if tensor.start < position:
+            raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another")
+        position = tensor.end
+    if position > len(data):
+        raise ValueError(
+            f"it is cut off: the tensors end at byte {position:,}, but the file ends at {len(data):,}"
+        )
+    return Header(path, len(data), data_start, tensors, fields, "GGUF file")
 
 
-def unsupported_type(name: str, type_name: str) -> LLMError:
+def unsupported_type(name: str, dtype: str) -> LLMError:
     """Return the error for a tensor of a type whose values cannot be read."""
-    supported = ", ".join(known for known, _, _ in TYPES.values())
-    return LLMError(f"tensor {name[:100]} is of type {type_name}, which is not supported; {supported} are")
+    supported = ", ".join(SUPPORTED_TYPES)
+    return LLMError(f"tensor {name[:100]} is of type {dtype}, which is not supported; {supported} are")
 
 
 class _Parser:

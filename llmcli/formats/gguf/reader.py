@@ -5,26 +5,27 @@ import io
 import json
 import mmap
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import REWRITTEN, ModelConfig
 from llmcli.errors import LLMError, missing_extra, prefixed
-from llmcli.formats import atomic_io, training_stages
+from llmcli.formats import atomic_io, tensor_names, training_stages
 from llmcli.formats.gguf import blocks, conventions
 from llmcli.formats.gguf import config as gguf_config
+from llmcli.formats.gguf import header as gguf_header
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.conventions import CONFIG_KEYS, ROPE_FACTORS
-from llmcli.formats.gguf.header import TYPES_WITHOUT_VALUES, GGUFHeader, unsupported_type
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.huggingface.config import dump_config
 from llmcli.formats.huggingface.conversion import granite_epsilon, scale_granite
+from llmcli.formats.metadata import Json
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors import dtypes
 from llmcli.formats.safetensors.file import BLOCK_VALUES, cut_off_error
@@ -64,26 +65,25 @@ def parse_header(path: Path, file: io.BufferedReader) -> Header:
     with mapped:
         try:
             with prefixed(path):
-                header = GGUFHeader(mapped)
+                header = replace(gguf_header.parse(path, mapped), decode=partial(_decode, path))
         except (ValueError, struct.error) as error:
             raise LLMError(f"{path} is not a complete GGUF file: {error}") from error
         try:
-            return _translated_header(path, header, mapped)
+            return _translated(header, mapped)
         except LLMError as error:
-            return _untranslated_header(path, header, len(mapped), str(error))
+            return replace(header, metadata=_untranslated_metadata(header), problem=str(error))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
             raise LLMError(f"{path} has an invalid header: {error}") from error
 
 
-def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Header:
+def _translated(header: Header, mapped: mmap.mmap) -> Header:
     """Convert a header to Hugging Face's names. Raises LLMError if the model is not supported."""
-    fields = header.fields
+    fields = header.metadata
     tensors = dict(header.tensors)
     gguf_config.check_architecture(fields)
-    without_values = {name for name, _, _ in TYPES_WITHOUT_VALUES.values()}
     for name, tensor in tensors.items():
-        if tensor.dtype in without_values:
-            raise unsupported_type(name, tensor.dtype)
+        if tensor.dtype not in gguf_header.SUPPORTED_TYPES:
+            raise gguf_header.unsupported_type(name, tensor.dtype)
     factors = None
     divisors = tensors.pop(ROPE_FACTORS, None)
     if divisors:
@@ -105,44 +105,49 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
         "config.json": dump_config(config),
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
-        "training.json": _training_json(path, fields),
+        "training.json": _training_json(header),
     }
-    decode = _decoder(path, conventions.interleaved_heads(config, fields["general.architecture"]))
-    return Header(path, len(mapped), header.data_start, named, metadata, "GGUF file", decode)
+    return replace(header, tensors=named, metadata=metadata)
 
 
 def _translated_tensors(
     tensors: Mapping[str, TensorInfo], config: ModelConfig, architecture: str
 ) -> dict[str, TensorInfo]:
-    """Rename tensors to Hugging Face's names, and split joined ones."""
-    ours = {theirs: name for name, theirs in conventions.single_tensors(config, architecture).items()}
-    translated = {ours.get(name, name): tensor for name, tensor in tensors.items()}
+    """Give tensors Hugging Face's names, rows and offsets, and split stacked ones."""
+    names = dict(tensor_names.in_gguf(config, architecture))
+    heads = conventions.interleaved_heads(config, architecture)
     shapes = config.tensor_shapes()
-    for gguf_name, names, is_stack in conventions.joined_tensors(config, architecture):
-        tensor = translated.pop(gguf_name, None)
-        if tensor is None:
+    translated: dict[str, TensorInfo] = {}
+    for theirs, tensor in tensors.items():
+        ours = names.get(theirs, [theirs])
+        is_stack = theirs in names and theirs.endswith(tensor_names.GGUF_STACK)
+        if len(ours) == 1 and not is_stack:
+            translated[ours[0]] = tensor
             continue
-        rows, *columns = tensor.shape or (0,)
-        sizes = [1 if is_stack else shapes[name][0] for name in names]
-        if rows != sum(sizes) or (is_stack and len(columns) != 2):
-            wanted = f"{len(names)} matrices" if is_stack else f"{sum(sizes)} rows"
-            raise LLMError(f"its {gguf_name} has shape {list(tensor.shape)}; expected {wanted}")
+        sizes = [1 if is_stack else shapes[name][0] for name in ours]
+        if tensor.shape[:1] != (sum(sizes),) or (is_stack and len(tensor.shape) != 3):
+            wanted = f"{len(ours)} matrices" if is_stack else f"{sum(sizes)} rows"
+            raise LLMError(f"its {theirs} has shape {list(tensor.shape)}; expected {wanted}")
         first = 0
-        for name, size in zip(names, sizes, strict=True):
+        for name, size in zip(ours, sizes, strict=True):
             part = tensor.rows(first, first + size)
-            translated[name] = part._replace(shape=part.shape[is_stack:])
+            translated[name] = part._replace(shape=part.shape[is_stack:], view=None)
             first += size
-    named = {name: tensor._replace(name=name) for name, tensor in translated.items()}
-    if config.is_gemma:  # Hugging Face's files store the gains of norms minus 1
-        named |= {
-            name: tensor._replace(offset=-1.0) for name, tensor in named.items() if len(tensor.shape) == 1
-        }
+    named: dict[str, TensorInfo] = {}
+    for name, tensor in translated.items():
+        count = heads.get(name.split(".")[-2]) if tensor.shape == shapes.get(name) else None
+        named[name] = tensor._replace(
+            name=name,
+            view=partial(conventions.reorder_rows, heads=count, interleave=False) if count else None,
+            # Hugging Face's files store the gains of Gemma's norms minus 1
+            offset=-1.0 if config.is_gemma and len(tensor.shape) == 1 else 0.0,
+        )
     return named
 
 
-def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, problem: str) -> Header:
-    """Return the header of an unsupported model, with GGUF's own names of tensors and fields."""
-    fields = header.fields
+def _untranslated_metadata(header: Header) -> Json:
+    """Return the metadata of an unsupported model, with GGUF's own names of most fields."""
+    fields = header.metadata
     architecture = str(fields.get("general.architecture", "not named"))
     known = {f"{architecture}.{gguf_key}": hf_key for gguf_key, hf_key in CONFIG_KEYS.items()}
     config = {"model_type": architecture} | {
@@ -157,46 +162,36 @@ def _untranslated_header(path: Path, header: GGUFHeader, file_bytes: int, proble
         # leave out fields that could be mistaken for metadata of files written by llmcli
         if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
     }
-    metadata = others | {"config.json": json.dumps(config), "training.json": _training_json(path, fields)}
-    decode = _decoder(path, {})
-    return Header(path, file_bytes, header.data_start, header.tensors, metadata, "GGUF file", decode, problem)
+    return others | {"config.json": json.dumps(config), "training.json": _training_json(header)}
 
 
-def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
+def _training_json(header: Header) -> str:
     """Return a training record with the origin of the model."""
+    fields = header.metadata
     origin = {
         key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)
     }
     if fields.get("general.architecture") in list(REWRITTEN):
         origin["architecture"] = fields["general.architecture"]
-    imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
+    imported = {"file": atomic_io.name_of(header.path), "form": "GGUF", **origin}
     stages = training_stages.from_metadata(fields.get(training_stages.METADATA_KEY))
     return json.dumps({"imported": imported, **stages}, ensure_ascii=False)
 
 
-def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[np.float32]]]:
-    """Return a function that reads the flat float32 values of a tensor, in blocks of rows. `heads` maps
-    interleaved projections, which are read whole, to their number of heads."""
-
-    def decode(tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
-        projection = tensor.name.rpartition(".")[0].rpartition(".")[2]
-        count = heads.get(projection, 0) if tensor.name.startswith("model.layers.") else 0
-        if count and (not tensor.shape or tensor.shape[0] % (2 * count)):
-            raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {count} heads")
-        with open_for_reading(path) as file:
-            file.seek(tensor.start)
-            for block in [tensor] if count else _row_blocks(tensor):
-                data = file.read(block.end - block.start)
-                if len(data) != block.end - block.start:
-                    raise cut_off_error(path, tensor)
-                values = _dequantize(data, block).reshape(block.shape)
-                if not tensor.is_raw:
-                    values = values * tensor.factor + tensor.offset
-                if count:
-                    values = conventions.reorder_rows(values, count, interleave=False)
-                yield values.reshape(-1)
-
-    return decode
+def _decode(path: Path, tensor: TensorInfo) -> Iterator[NDArray[np.float32]]:
+    """Read the flat float32 values of a tensor, in blocks of rows; one with reordered rows as a whole."""
+    with open_for_reading(path) as file:
+        file.seek(tensor.start)
+        for block in [tensor] if tensor.view else _row_blocks(tensor):
+            data = file.read(block.end - block.start)
+            if len(data) != block.end - block.start:
+                raise cut_off_error(path, tensor)
+            values = _dequantize(data, block).reshape(block.shape)
+            if not tensor.is_raw:
+                values = values * tensor.factor + tensor.offset
+            if tensor.view:
+                values = tensor.view(values)
+            yield values.reshape(-1)
 
 
 def _row_blocks(tensor: TensorInfo) -> Iterator[TensorInfo]:

@@ -193,8 +193,8 @@ def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -
 
 
 def to_fields(document: Json, config: ModelConfig) -> Json:
-    """Map methods of gguf's writer to the values of the fields that they write. Raises LLMError if llama.cpp
-    cannot run the tokenizer."""
+    """Return the fields of a GGUF file that describe a tokenizer. Raises LLMError if llama.cpp cannot run
+    it."""
     kind, problem = tokenizer_json.classify(document)
     if problem:
         raise LLMError(f"the tokenizer {problem}, which llama.cpp does not support")
@@ -220,32 +220,32 @@ def to_fields(document: Json, config: ModelConfig) -> Json:
         merges = document["model"].get("merges") or []
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
         fields: Json = {
-            "add_tokenizer_model": "gpt2",
-            "add_tokenizer_pre": pre_tokenizer,
-            "add_token_merges": merges,
+            "model": "gpt2",
+            "pre": pre_tokenizer,
+            "merges": merges,
         }
     else:
         scores, tokens = _scores(document["model"], kind, tokens)
         adds_prefix_space = kind == "spm" and bool(tokenizer_json.prefix_space(document))
         fields = {
-            "add_tokenizer_model": "llama",
-            "add_tokenizer_pre": "default",
-            "add_token_scores": scores,
-            "add_add_space_prefix": adds_prefix_space,
+            "model": "llama",
+            "pre": "default",
+            "scores": scores,
+            "add_space_prefix": adds_prefix_space,
         }
     bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
     bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
     bos = tokens.index(bos_token) if bos_token in tokens else bos
-    end_of_answer = {"add_eot_token_id": config.extra_eos_ids[0]} if config.extra_eos_ids else {}
+    end_of_answer = {"eot_token_id": config.extra_eos_ids[0]} if config.extra_eos_ids else {}
     return {
         **fields,
-        "add_token_list": tokens,
-        "add_token_types": types,
-        "add_bos_token_id": bos,
-        "add_eos_token_id": config.eos_token_id,
+        "tokens": tokens,
+        "token_type": types,
+        "bos_token_id": bos,
+        "eos_token_id": config.eos_token_id,
         **end_of_answer,
-        "add_add_bos_token": bos_token in tokens,
-        "add_add_eos_token": False,
+        "add_bos_token": bos_token in tokens,
+        "add_eos_token": False,
     }
 
 

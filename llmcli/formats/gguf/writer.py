@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,28 @@ from llmcli.formats.checkpoint import Checkpoint, checked_finite
 from llmcli.formats.gguf import conventions
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 from llmcli.formats.gguf.reader import import_gguf
-from llmcli.formats.metadata import parse_document
+from llmcli.formats.metadata import Json, parse_document
+from llmcli.formats.tensor_names import GGUF_ROUTER, GGUF_STACK, in_gguf
 
 DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 QUANTIZED_BLOCK = 32  # elements per block in Q8_0 and Q4_0
+_FIELDS = {  # GGUF's key without the prefix of the architecture -> field of ModelConfig
+    "vocab_size": "vocab_size",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.value_length": "head_dim",
+    "rope.dimension_count": "head_dim",
+}
+# names in gguf.GGUFValueType
+_VALUE_TYPES = {str: "STRING", bool: "BOOL", int: "UINT32", float: "FLOAT32", list: "ARRAY"}
 
 
 def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
@@ -34,34 +51,28 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     if dtype not in DTYPES:
         raise usage(f"`dtype` must be {', '.join(DTYPES)}, found {dtype}")
     gguf = import_gguf("writing a GGUF file")
-    config, scaling = checkpoint.config, checkpoint.config.rope_scaling
+    config = checkpoint.config
     architecture = _architecture(config)
     tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), config)
+    file_type = "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"
+    is_quantized = dtype.startswith("q")
+    tokenizer_config = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json")
+    template = tokenizer_config.get("chat_template")
+    fields = {
+        **{f"general.{key}": value for key, value in general.items()},
+        **training_stages.to_metadata(checkpoint.record, general.get("name", "")),
+        "general.file_type": int(gguf.LlamaFileType[file_type]),
+        **({"general.quantization_version": gguf.GGML_QUANT_VERSION} if is_quantized else {}),
+        **_config_fields(config, architecture),
+        **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
+        "tokenizer.chat_template": template if isinstance(template, str) else "",
+    }
 
     def write_file(temporary: Path) -> None:
         writer = gguf.GGUFWriter(temporary, architecture)
-        for key, value in general.items():
-            writer.add_string(f"general.{key}", value)
-        for key, value in training_stages.to_metadata(checkpoint.record, general.get("name", "")).items():
-            writer.add_string(key, value)
-        file_type = "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"
-        writer.add_file_type(int(gguf.LlamaFileType[file_type]))
-        if dtype.startswith("q"):
-            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        for method, value in _config_fields(config).items():
-            getattr(writer, method)(value)
-        if scaling and scaling.rope_type == "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(scaling.factor)
-        elif scaling:
-            writer.add_string(conventions.ROPE_SCALING_KEY, json.dumps(as_record(scaling)))
-        for method, value in tokenizer.items():
-            getattr(writer, method)(value)
-        template = parse_document(checkpoint.tokenizer_config_json, "its tokenizer_config.json").get(
-            "chat_template"
-        )
-        if isinstance(template, str) and template:
-            writer.add_chat_template(template)
+        for key, value in fields.items():
+            if value not in ("", []):
+                writer.add_key_value(key, value, gguf.GGUFValueType[_VALUE_TYPES[type(value)]])
         size = len(checkpoint.tokenizer_json)
         lazy = gguf.LazyNumpyTensor  # computed when it is written
         for name, shape, type_name, compute in _tensors(checkpoint, dtype):
@@ -109,36 +120,27 @@ def _architecture(config: ModelConfig) -> str:
     return architecture
 
 
-def _config_fields(config: ModelConfig) -> dict[str, Any]:
-    """Map methods of gguf's writer to the values of the fields that they write."""
-    experts = {
-        "add_expert_count": config.num_experts,
-        "add_expert_used_count": config.num_experts_per_tok,
-        "add_expert_feed_forward_length": config.intermediate_size,
+def _config_fields(config: ModelConfig, architecture: str) -> Json:
+    """Return the fields that describe a model."""
+    values = as_record(config)
+    fields = {key: values[name] for key, name in _FIELDS.items() if config.num_experts or "expert" not in key}
+    fields |= {
+        "rope.freq_base": float(config.rope_theta),
+        conventions.epsilon_key(config.model_type): float(config.rms_norm_eps),
     }
-    gemma = {
-        "add_sliding_window": config.sliding_window,
-        "add_sliding_window_pattern": _layer_pattern(config),
-        "add_rope_freq_base_swa": float(config.rope_local_base_freq),
-    }
-    return {
-        "add_vocab_size": config.vocab_size,
-        "add_context_length": config.max_position_embeddings,
-        "add_embedding_length": config.hidden_size,
-        "add_block_count": config.num_hidden_layers,
-        "add_feed_forward_length": config.intermediate_size,
-        **(experts if config.num_experts else {}),
-        "add_head_count": config.num_attention_heads,
-        "add_head_count_kv": config.num_key_value_heads,
-        "add_key_length": config.head_dim,
-        "add_value_length": config.head_dim,
-        "add_rope_dimension_count": config.head_dim,
-        "add_rope_freq_base": float(config.rope_theta),
-        "add_layer_norm_eps"
-        if config.architecture.layer_norm
-        else "add_layer_norm_rms_eps": config.rms_norm_eps,
-        **(gemma if config.layer_types else {}),
-    }
+    if config.layer_types:
+        fields |= {
+            "attention.sliding_window": config.sliding_window,
+            "attention.sliding_window_pattern": _layer_pattern(config),
+            "rope.freq_base_swa": float(config.rope_local_base_freq),
+        }
+    scaling = config.rope_scaling
+    if scaling and scaling.rope_type == "linear":
+        fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling.factor)}
+    named = {f"{architecture}.{key}": value for key, value in fields.items()}
+    if scaling and scaling.rope_type == "llama3":
+        named[conventions.ROPE_SCALING_KEY] = json.dumps(as_record(scaling))
+    return named
 
 
 def _layer_pattern(config: ModelConfig) -> int:
@@ -155,12 +157,7 @@ def _tensors(
     architecture = config.architecture.gguf
     heads = conventions.interleaved_heads(config, architecture)
 
-    def joined(names: list[str], is_stack: bool) -> NDArray[np.float32]:
-        return (np.stack if is_stack else np.concatenate)(
-            [checked_finite(name, checkpoint.tensors[name]) for name in names]
-        )
-
-    def single(name: str) -> NDArray[np.float32]:
+    def values(name: str) -> NDArray[np.float32]:
         values = np.ascontiguousarray(checked_finite(name, checkpoint.tensors[name]), np.float32)
         projection = name.split(".")[-2]
         if projection in heads:
@@ -169,13 +166,22 @@ def _tensors(
             values = values * np.float32(config.attention_scale * math.sqrt(conventions.query_scalar(config)))
         return values
 
-    for gguf_name, names, is_stack in conventions.joined_tensors(config, architecture):
-        rows, *columns = shapes[names[0]]
-        shape = (len(names), rows, *columns) if is_stack else (len(names) * rows, *columns)
-        type_name = _tensor_type(dtype, shape, gguf_name) if len(names) > 1 else "F32"  # F32: a router
-        yield gguf_name, shape, type_name, partial(joined, names, is_stack)
-    for name, gguf_name in conventions.single_tensors(config, architecture).items():
-        yield gguf_name, shapes[name], _tensor_type(dtype, shapes[name], name), partial(single, name)
+    def joined(names: list[str], is_stack: bool) -> NDArray[np.float32]:
+        return (np.stack if is_stack else np.concatenate)([values(name) for name in names])
+
+    single: dict[str, str] = {}
+    for theirs, ours in in_gguf(config, architecture):
+        is_stack = theirs.endswith(GGUF_STACK)
+        if len(ours) == 1 and not is_stack and not theirs.endswith(GGUF_ROUTER):
+            single[ours[0]] = theirs
+            continue
+        rows, *columns = shapes[ours[0]]
+        shape = (len(ours), rows, *columns) if is_stack else (len(ours) * rows, *columns)
+        type_name = _tensor_type(dtype, shape, theirs) if len(ours) > 1 else "F32"  # F32: a router
+        yield theirs, shape, type_name, partial(joined, ours, is_stack)
+    for name, shape in shapes.items():
+        if name in single:
+            yield single[name], shape, _tensor_type(dtype, shape, name), partial(values, name)
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]
         divisors = [

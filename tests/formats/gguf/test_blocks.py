@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from llmcli.formats.gguf import blocks
-from llmcli.formats.gguf.header import TYPES
+from llmcli.formats.gguf.header import SUPPORTED_TYPES, TYPES
 
-BLOCK_TYPES = [(name, size) for name, values, size in TYPES.values() if values > 1]
+BLOCK_TYPES = [(name, size) for name, values, size in TYPES.values() if values > 1 and name in SUPPORTED_TYPES]
 
 
 @pytest.mark.parametrize(("dtype", "size"), BLOCK_TYPES)

@@ -139,5 +139,5 @@ def test_inspect_shows_a_tensor_with_an_unknown_name(tmp_path: Path, llm) -> Non
     tensors = {name: (0, shape, bytes(4 * math.prod(shape))) for name, shape in names.items()}
     (tmp_path / "m.gguf").write_bytes(gguf_bytes(FIELDS, tensors))
     assert llm("inspect", tmp_path / "m.gguf", "--tensor", "odd").exit_code == 0
-    answer = llm("inspect", tmp_path / "m.gguf", "--tensor", "model.layers.0.self_attn.q_proj.weight")
-    assert answer.exit_code == 1 and "does not fit" in answer.stderr and answer.stderr.count("\n") == 1
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert llm("inspect", tmp_path / "m.gguf", "--tensor", name).exit_code == 0

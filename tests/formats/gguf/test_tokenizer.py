@@ -15,19 +15,13 @@ from llmcli.errors import LLMError
 from llmcli.formats.gguf import tokenizer as gguf_tokenizer
 
 TEXT = "Anna likes tea. りんご 🍎 and 12 more.\n" * 20
-KEYS = {  # the writer's methods by the keys that they write
-    "add_tokenizer_model": "model", "add_tokenizer_pre": "pre", "add_token_merges": "merges",
-    "add_token_scores": "scores", "add_add_space_prefix": "add_space_prefix", "add_token_list": "tokens",
-    "add_token_types": "token_type", "add_bos_token_id": "bos_token_id", "add_eos_token_id": "eos_token_id",
-    "add_add_bos_token": "add_bos_token", "add_add_eos_token": "add_eos_token", "add_eot_token_id": "eot_token_id",
-}  # fmt: skip
 TOKENIZERS = {"bpe": Tokenizer.train_bpe([TEXT], 300), "characters": Tokenizer.train_char([TEXT])}
 
 
 def fields_of(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
     config = ModelConfig(tokenizer.vocab_size + more, 32, 64, 1, 2, 2, 16, 32, eos_token_id=tokenizer.eos_id)
     fields = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
-    return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in fields.items()}
+    return {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
 
 
 @pytest.mark.slow
@@ -50,14 +44,14 @@ def test_control_tokens_beyond_the_model_are_left_out() -> None:
         {"id": size + 1, "content": "<image>", "special": True},
     ]
     fields = gguf_tokenizer.to_fields(result, ModelConfig(size + 1, 32, 64, 1, 2, 2, 16, 32))
-    assert (fields["add_token_list"][-1], fields["add_token_types"][-1]) == ("<tag>", 4)  # 4: defined by the user
+    assert (fields["tokens"][-1], fields["token_type"][-1]) == ("<tag>", 4)  # 4: defined by the user
 
 
 def test_the_token_that_ends_an_answer_is_a_field() -> None:
     tokenizer = TOKENIZERS["bpe"]
     config = ModelConfig(tokenizer.vocab_size, 32, 64, 1, 2, 2, 16, 32, extra_eos_ids=(2, 3))
     fields = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
-    assert fields["add_eos_token_id"] == 0 and fields["add_eot_token_id"] == 2
+    assert fields["eos_token_id"] == 0 and fields["eot_token_id"] == 2
     assert "tokenizer.ggml.eot_token_id" not in fields_of(tokenizer)
 
 
