@@ -238,13 +238,26 @@ def remove_stale(path: Path) -> None:
 # ---- directories
 
 
-def check_directory_name(directory: Path) -> None:
-    """Raise LLMError unless this is a directory, or one can be created here."""
+def check_directory(directory: Path, others: Callable[[], Iterable[Path]], kind: str, *, force: bool) -> None:
+    """Raise LLMError unless a directory of this kind may be written here. An existing one is replaced only
+    with `force`, and if it has no files of `others`, which would be lost."""
     if str(directory) == "-":
         raise LLMError("expected a directory, found -, which is standard output; give another name")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
     require_directory(directory.parent)
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return
+    if other := min(others(), default=None):
+        problem = f"contains {other.relative_to(directory)}, which is not part of a {kind} and would be lost"
+        raise LLMError(f"{directory} {problem}; move it away, or name another directory")
+    current = Path.cwd()
+    if os.path.ismount(directory) or directory.resolve() in (current, *current.parents):
+        problem = "cannot be replaced: another disk is mounted there, or it is the current directory"
+        raise LLMError(f"{directory} {problem}; name another directory, such as {directory / kind}")
+    if not force:
+        advice = f"add `overwrite=True` to replace the {kind} in it, or give another name"
+        raise LLMError(f"{directory} is not empty; {advice}")
 
 
 def require_directory(directory: Path) -> None:
@@ -254,13 +267,6 @@ def require_directory(directory: Path) -> None:
     if directory.exists():
         raise LLMError(f"{directory} is not a directory; give another name")
     raise LLMError(f"there is no directory {directory}; make it first: mkdir -p {directory}")
-
-
-def is_in_use(directory: Path) -> bool:
-    """Return whether an existing directory cannot be replaced: a disk is mounted there, or it contains the
-    current directory."""
-    current = Path.cwd()
-    return os.path.ismount(directory) or directory.resolve() in current.parents or directory.samefile(current)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,23 +31,14 @@ FOLDERS = {
 
 def check_writable(directory: Path, *, force: bool) -> None:
     """Raise LLMError unless `Handover.write` may put a directory there."""
-    atomic_io.check_directory_name(directory)
-    if not directory.is_dir() or not any(directory.iterdir()):
-        return
-    if not (directory / MANIFEST).is_file() or atomic_io.is_in_use(directory):
-        raise LLMError(f"{directory} is not empty and cannot be replaced; give another name")
-    others = [
-        path for path in directory.rglob("*") if not _is_part(path.relative_to(directory), path.is_dir())
-    ]
-    if others:
-        raise LLMError(
-            f"{directory} "
-            f"contains {min(others).relative_to(directory)}, "
-            "which is not part of a handover and would be lost"
-            "; move it away, or name another directory"
-        )
-    if not force:
-        raise LLMError(f"{directory} is not empty; add `overwrite=True` to replace it, or give another name")
+
+    def others() -> Iterable[Path]:
+        if not (directory / MANIFEST).is_file():
+            return directory.iterdir()
+        paths = directory.rglob("*")
+        return [path for path in paths if not _is_part(path.relative_to(directory), path.is_dir())]
+
+    atomic_io.check_directory(directory, others, "handover", force=force)
 
 
 def _is_part(path: Path, is_directory: bool) -> bool:

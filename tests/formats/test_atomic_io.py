@@ -288,7 +288,7 @@ def test_what_is_not_a_file_is_not_replaced(tmp_path: Path) -> None:
             with pytest.raises(LLMError, match=message):
                 atomic_io.check_writable(name, force=force, **more)
     with pytest.raises(LLMError, match="expected a directory, found -"):
-        atomic_io.check_directory_name(Path("-"))
+        atomic_io.check_directory(Path("-"), list, "model", force=True)
     assert listing() == before and listing("d") == []
 
 

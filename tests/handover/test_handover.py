@@ -252,7 +252,7 @@ def test_wrong_use(model: Path, llm) -> None:
         ("short.txt", ("--corpus", "."), 1, "short.txt, is missing or has changed: no file in . has its sha256"),
         ("", ("--size", "2b"), 2, "--size must be 100m, 350m, 1b, 3b or 7b, found 2b"),
         ("", ("--dtype", "int8"), 2, "--dtype must be f32, f16, bf16 with --to handover"),
-        ("out/own.txt", (), 1, "out is not empty and cannot be replaced"),
+        ("out/own.txt", (), 1, "out contains own.txt, which is not part of a handover"),
     ]
     for change, words, status, message in cases:
         if change:
@@ -265,7 +265,7 @@ def test_wrong_use(model: Path, llm) -> None:
 def test_a_directory_is_only_replaced_with_force(model: Path, llm) -> None:
     assert llm("export", "model.safetensors", "out", "--to", "handover").exit_code == 0
     again = llm("export", "model.safetensors", "out", "--to", "handover")
-    assert again.exit_code == 1 and "out is not empty; add --force to replace it" in again.stderr
+    assert again.exit_code == 1 and "out is not empty; add --force to replace the handover in it" in again.stderr
     assert llm("export", "model.safetensors", "out", "--to", "handover", "--force").exit_code == 0
     for added in ("model/lit_model.pth", "outputs/step-10"):  # what an engine trained there
         Path("out", added).parent.mkdir(exist_ok=True)

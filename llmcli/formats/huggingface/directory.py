@@ -225,21 +225,11 @@ def is_part(name: str) -> bool:
 
 def check_writable(directory: Path, *, force: bool) -> None:
     """Raise LLMError unless `write` may put a directory there."""
-    atomic_io.check_directory_name(directory)
-    if not directory.is_dir():
-        return
-    contents = sorted(directory.iterdir())
-    if contents and not force:
-        raise LLMError(
-            f"{directory} is not empty; add `overwrite=True` to replace the model in it, or give another name"
-        )
-    others = [file.name for file in contents if file.is_dir() or not is_part(file.name)]
-    if others:
-        problem = f"contains {others[0]}, which is not part of a model and would be lost"
-        raise LLMError(f"{directory} {problem}; move it away, or name another directory")
-    if atomic_io.is_in_use(directory):
-        problem = "cannot be replaced: another disk is mounted there, or it is the current directory"
-        raise LLMError(f"{directory} {problem}; name another directory, such as {directory / 'model'}")
+
+    def others() -> list[Path]:
+        return [file for file in directory.iterdir() if file.is_dir() or not is_part(file.name)]
+
+    atomic_io.check_directory(directory, others, "model", force=force)
 
 
 def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:
