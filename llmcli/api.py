@@ -146,8 +146,7 @@ class Model:
     @property
     def path(self) -> Path | None:
         """The file or directory that the model was loaded from."""
-        path = self._source.shared.path
-        return Path(path) if path else None
+        return self._source.shared.path
 
     @property
     def parameters(self) -> int:
@@ -252,11 +251,11 @@ class Model:
 
         texts = _texts(prompts, "prompts")
         literal = _flag(literal, "literal")
-
-        def request(prompt: str, sampling: SamplingConfig) -> GenerationRequest:
-            return continuation_request(prompt, self.tokenizer, sampling, literal=literal)
-
-        return self._decode_batch(texts, request, _sampling(options))
+        return self._decode_batch(
+            texts,
+            lambda text, sampling: continuation_request(text, self.tokenizer, sampling, literal=literal),
+            _sampling(options),
+        )
 
     def chat_batch(
         self, conversations: Sequence[Sequence[Mapping[str, str]]], **options: Unpack[SamplingOptions]
@@ -268,11 +267,9 @@ class Model:
         options.setdefault("max_tokens", ANSWER_TOKENS)
         read = [_messages(messages) for messages in _items(conversations, "conversations")]
         assistant = open_assistant(self._source, self.runtime, self.tokenizer)
-
-        def request(messages: list[Message], sampling: SamplingConfig) -> GenerationRequest:
-            return answer_request(messages, assistant, sampling)
-
-        return self._decode_batch(read, request, _sampling(options))
+        return self._decode_batch(
+            read, lambda messages, sampling: answer_request(messages, assistant, sampling), _sampling(options)
+        )
 
     def _decode_batch(
         self,

@@ -13,7 +13,7 @@ from llmcli.errors import LLMError, brief, prefixed
 from llmcli.formats import atomic_io, training_stages
 from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, ComputedTensors
 from llmcli.formats.header import PEFT_CONFIG, Header, TensorInfo
-from llmcli.formats.metadata import JsonObject, PositiveNumber, parse_document, read_as
+from llmcli.formats.metadata import PositiveNumber, parse_document, read_as
 from llmcli.formats.open_file import read_text
 from llmcli.formats.safetensors.file import read_tensor, write_tensors
 from llmcli.formats.training_record import Base, TrainingRecord, seen_bytes
@@ -42,11 +42,6 @@ _ADVICE = (
     "only plain LoRA of matrices is supported; for most other kinds, save the model that PEFT's "
     "merge_and_unload() returns, and import that directory"
 )
-
-
-class _Config(JsonObject):  # PEFT's config of LoRA
-    r: PositiveNumber
-    lora_alpha: PositiveNumber
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
@@ -137,8 +132,7 @@ def _record_of(header: Header) -> TrainingRecord:
 def merged_tensors(base: Checkpoint, header: Header) -> Mapping[str, NDArray[np.float32]]:
     """Merge adapters into the tensors of a model. Raises LLMError for adapters that do not fit."""
     path = header.path
-    config = _read_config(header)
-    scale = np.float32(config.lora_alpha / config.r)
+    scale = np.float32(_read_scale(header))
     factors = _factors(base, header)
     pairs: dict[str, tuple[TensorInfo, TensorInfo]] = {}  # matrix -> its A and B
     shapes = base.config.tensor_shapes()
@@ -184,9 +178,9 @@ def _factors(base: Checkpoint, header: Header) -> dict[str, float]:
     return {name: tensor.factor for name, tensor in base.header.tensors.items()}
 
 
-def _read_config(header: Header) -> _Config:
-    """Read PEFT's config from the metadata or from the file next to it. Raises LLMError for anything except
-    plain LoRA."""
+def _read_scale(header: Header) -> float:
+    """Read the factor on the adapters from PEFT's config, in the metadata or in the file next to it. Raises
+    LLMError for anything except plain LoRA."""
     text = header.metadata.get(PEFT_CONFIG)
     beside = header.path.with_name(PEFT_CONFIG)
     if text is None and not beside.exists():
@@ -204,4 +198,5 @@ def _read_config(header: Header) -> _Config:
         for key, value in changed.items():
             raise LLMError(f"{label} sets {key} to {brief(value)}; {_ADVICE}")
         with prefixed(f"{label} is not valid"):
-            return read_as(_Config, document)
+            alpha, rank = (read_as(PositiveNumber, document.get(key), key) for key in ("lora_alpha", "r"))
+            return float(alpha / rank)

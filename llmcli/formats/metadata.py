@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from llmcli.errors import LLMError, brief, prefixed
 
@@ -25,13 +25,6 @@ _WANTED = {
     NoneType: "null",
     object: "any value",
 }
-
-
-class Check(NamedTuple):
-    """A requirement on a JSON value; in `Annotated`, it replaces the check by type."""
-
-    wanted: str
-    is_valid: Callable[[Any], bool]
 
 
 class JsonObject:
@@ -59,16 +52,18 @@ def _is_hexadecimal(value: Any) -> bool:
     return isinstance(value, str) and len(value) % 2 == 0 and set(value) <= set("0123456789abcdef")
 
 
-Count = Annotated[int, Check("a whole number of at least 0", _is_count)]
+# in `Annotated`, a description and a function replace the check by type
+Count = Annotated[int, "a whole number of at least 0", _is_count]
 # including NaN and infinity, which a diverged run records
 Number = Annotated[
     float,
-    Check("a number", lambda value: is_number(value) or (type(value) is float and not math.isfinite(value))),
+    "a number",
+    lambda value: is_number(value) or (type(value) is float and not math.isfinite(value)),
 ]
-Amount = Annotated[float, Check("a number of at least 0", lambda value: is_number(value, 0))]
-PositiveNumber = Annotated[float, Check("a number above 0", lambda value: is_number(value, 1e-30))]
-Fraction = Annotated[float, Check("a number from 0 to 1", lambda value: is_number(value, 0, 1))]
-Hexadecimal = Annotated[str, Check("bytes in hexadecimal", _is_hexadecimal)]
+Amount = Annotated[float, "a number of at least 0", lambda value: is_number(value, 0)]
+PositiveNumber = Annotated[float, "a number above 0", lambda value: is_number(value, 1e-30)]
+Fraction = Annotated[float, "a number from 0 to 1", lambda value: is_number(value, 0, 1)]
+Hexadecimal = Annotated[str, "bytes in hexadecimal", _is_hexadecimal]
 
 
 def parse_document(text: str, label: str, kind: Any = dict) -> Any:
@@ -105,28 +100,29 @@ def parse_json(text: str) -> Any:
 
 def read_as(kind: Any, value: Any, place: str = "it") -> Any:
     """Read a JSON value as a type: a JsonObject or NamedTuple with a field for each key that is read, a
-    tuple, a key of _WANTED, `Annotated` with a Check, or a union of these. The message of an LLMError names
-    the place in the document."""
+    tuple, a key of _WANTED, `Annotated` as above, or a union of these. The message of an LLMError names the
+    place in the document."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for expected in kinds:
-        if _check(expected).is_valid(value):
+        if _check(expected)[1](value):
             if get_origin(expected) is tuple:
                 return _read_list(get_args(expected), value, place)
             if expected in _WANTED or get_origin(expected):
                 return value
             return _read_object(expected, value, place)
-    wanted = " or ".join(_check(expected).wanted for expected in kinds)
+    wanted = " or ".join(_check(expected)[0] for expected in kinds)
     raise LLMError(f"{place} is {brief(value)}; expected {wanted}")
 
 
 @lru_cache
-def _check(kind: Any) -> Check:
+def _check(kind: Any) -> tuple[str, Callable[[Any], bool]]:
+    """Return (description of valid values, whether a value is valid)."""
     if get_origin(kind) is Annotated:
-        return kind.__metadata__[0]
+        return kind.__metadata__
     json_type = list if get_origin(kind) is tuple else dict
     if kind in _WANTED:
         json_type = kind
-    return Check(_WANTED[json_type], lambda value: isinstance(value, json_type))
+    return _WANTED[json_type], lambda value: isinstance(value, json_type)
 
 
 def _read_list(kinds: tuple[Any, ...], value: list[Any], place: str) -> tuple[Any, ...]:
@@ -135,7 +131,7 @@ def _read_list(kinds: tuple[Any, ...], value: list[Any], place: str) -> tuple[An
     if kinds[-1] is not ...:
         if len(value) != len(kinds):
             raise LLMError(f"{place} is {brief(value)}; expected a list of {len(kinds)} values")
-    elif get_origin(entry) is Annotated and all(map(_check(entry).is_valid, value)):  # such as a long curve
+    elif get_origin(entry) is Annotated and all(map(_check(entry)[1], value)):  # such as a long curve
         return tuple(value)
     else:
         kinds = (entry,) * len(value)

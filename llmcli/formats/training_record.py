@@ -12,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 from llmcli import units
 from llmcli.formats.metadata import (
     Amount,
-    Check,
     Count,
     Fraction,
     Hexadecimal,
@@ -262,7 +261,7 @@ class CacheWeights(NamedTuple):
     """The weights w_k of the gates of an n-gram cache (models/ngram_cache.py), [K][FEATURES]."""
 
     weights: Annotated[
-        Sequence[Sequence[float]], Check(f"1 to {MAX_ORDERS} lists of {FEATURES} numbers", _are_gates)
+        Sequence[Sequence[float]], f"1 to {MAX_ORDERS} lists of {FEATURES} numbers", _are_gates
     ]
 
 

@@ -16,7 +16,7 @@ from llmcli.formats.huggingface import directory as hf_directory
 from llmcli.formats.metadata import Json
 from llmcli.handover import engines
 from llmcli.handover.corpus import MANIFEST, RecordedSplit
-from llmcli.handover.splits import WrittenDocument, write_split
+from llmcli.handover.splits import write_split
 from llmcli.training.planning.model_shapes import SIZES, model_config
 from llmcli.training.planning.plan import PlanRequest
 from llmcli.version import __version__
@@ -161,11 +161,10 @@ class Handover:
                 },
                 "tokenizer_sha256": hashlib.sha256(model.tokenizer_json.encode("utf-8")).hexdigest(),
                 "tokens": {
-                    name: sum(document.tokens for document in documents)
-                    for name, documents in written.items()
+                    name: sum(part["tokens"] for part in parts.values()) for name, parts in written.items()
                 },
                 "dtype": token_type(tokenizer),
-                "documents": _documents(written),
+                "documents": _documents(written, names),
             }
             texts = engines.files(model.config, manifest, self.included, self.not_included)
             texts[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
@@ -177,16 +176,14 @@ class Handover:
         return manifest
 
 
-def _documents(written: Mapping[str, list[WrittenDocument]]) -> list[Json]:
+def _documents(written: Mapping[str, Mapping[str, Json]], names: Mapping[str, str]) -> list[Json]:
     """List the documents with their parts and their share of the mixture, the training tokens."""
-    total = sum(part.tokens for part in written["train"])
+    total = sum(part["tokens"] for part in written["train"].values())
     documents: dict[str, Json] = {}
     for split, parts in written.items():
-        for part in parts:
-            entry = documents.setdefault(
-                part.document_sha256, {"name": part.name, "sha256": part.document_sha256}
-            )
-            entry[split] = part.as_json()
+        for sha256, part in parts.items():
+            entry = documents.setdefault(sha256, {"name": names[sha256], "sha256": sha256})
+            entry[split] = part
             if split == "train":
-                entry["share"] = round(part.tokens / total, 6)
+                entry["share"] = round(part["tokens"] / total, 6)
     return list(documents.values())

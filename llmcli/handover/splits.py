@@ -8,8 +8,7 @@ sequences.
 
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,22 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.data.tokens.corpus_tokens import divide
 from llmcli.data.tokens.tokens import encode_texts, token_type
 from llmcli.formats import atomic_io
+from llmcli.formats.metadata import Json
 
 MAGIC = b"MMIDIDX\0\0"
 TYPE_CODES = {"<u2": 8, "<u4": 4}  # Megatron-LM's codes for uint16, and for int32: ids are below 2**31
 COLUMNS = ("text", "name", "sha256")  # columns of the Parquet file; sha256 is the hash of the whole document
 
 
-@dataclass
-class WrittenDocument:
-    """The part of a document that belongs to a split."""
-
-    name: str
-    document_sha256: str
-    bytes: int = 0
-    tokens: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)  # hash of the part
-
-    def as_json(self) -> dict[str, Any]:
-        return {"bytes": self.bytes, "sha256": self.digest.hexdigest(), "tokens": self.tokens}
-
-
 def write_split(
-    corpus: Corpus, names: dict[str, str], tokenizer: Tokenizer, tokens: Path, parquet: Path
-) -> list[WrittenDocument]:
+    corpus: Corpus, names: Mapping[str, str], tokenizer: Tokenizer, tokens: Path, parquet: Path
+) -> dict[str, Json]:
     """Write a split: `tokens` with the suffixes .bin and .idx, and `parquet`. `names` maps the sha256 of
-    documents to their names. Raises LLMError if the disk is full, or if pyarrow is not installed."""
+    documents to their names. Returns the size and the hash of the part of each document that belongs to the
+    split, by sha256 of the document. Raises LLMError if the disk is full, or if pyarrow is not installed."""
     dtype = token_type(tokenizer)
-    written = list[WrittenDocument]()
+    written: dict[str, Json] = {}
+    hashes: dict[str, Any] = {}
     lengths = list[int]()
     starts = list[int]()
 
@@ -58,18 +46,19 @@ def write_split(
             text = "".join(piece.text())
             ids = list(encode_texts([([text], continued)], tokenizer))
             if not continued:
+                first = tokenizer.eos_id if starts else tokenizer.bos_id
+                ids.insert(0, np.array([first], dtype).tobytes())
                 starts.append(len(lengths))
-                ids.insert(0, np.array([tokenizer.eos_id if written else tokenizer.bos_id], dtype).tobytes())
-                # a document may have several pieces
-                if not written or written[-1].document_sha256 != sha256:
-                    written.append(WrittenDocument(names[sha256], sha256))
             file.writelines(ids)
             lengths.append(sum(map(len, ids)) // np.dtype(dtype).itemsize)
             data = text.encode("utf-8")
-            written[-1].digest.update(data)
-            written[-1].bytes += len(data)
-            written[-1].tokens += lengths[-1]
-            yield text, written[-1].name, sha256
+            content_hash = hashes.setdefault(sha256, hashlib.sha256())  # a document may have several pieces
+            content_hash.update(data)
+            part = written.setdefault(sha256, {"bytes": 0, "sha256": "", "tokens": 0})
+            part["bytes"] += len(data)
+            part["sha256"] = content_hash.hexdigest()
+            part["tokens"] += lengths[-1]
+            yield text, names[sha256], sha256
 
     def write_tokens(path: Path) -> None:
         with open(path, "wb") as file:
