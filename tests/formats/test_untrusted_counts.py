@@ -131,5 +131,5 @@ def test_no_number_in_a_file_decides_how_much_memory_is_taken(form: str, models:
 def test_a_stack_of_another_number_of_experts_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(FIELDS | EXPERTS | {"llama.expert_count": 3}, tensors_of_model(sparse=True)))
-    with pytest.raises(LLMError, match=r"ffn_gate_inp\.weight has shape \[2, .*; expected 3 rows"):
+    with pytest.raises(LLMError, match=r"ffn_gate_exps\.weight has shape \[2, .*; expected 3 matrices"):
         loading.load(path)
