@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import json
 import re
-import shlex
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -38,7 +37,7 @@ from llmcli.data.text.decoding import (
 )
 from llmcli.data.text.file_types import COLLECTION_KINDS, TEXT_KINDS
 from llmcli.data.text.temporary_files import ReadingEndsError, TextCopy, temporary_file_errors
-from llmcli.errors import LLMError, brief
+from llmcli.errors import LLMError, as_argument, brief, command_line
 
 _MAX_NAMES = 3  # files listed in a description ...
 _MAX_KINDS = 3  # ... of these kinds
@@ -330,9 +329,9 @@ def read_text(name: str) -> Document:
         if isinstance(content, Document) and not (content.kind or content.member)
     ]
     if len(documents) != 1:
-        output = shlex.quote(f"{name}.txt")
+        command = command_line(["llm", "text", as_argument(name)])
         raise LLMError(
-            f"{name} is not a text file; extract its text first: llm text {shlex.quote(name)} > {output}"
+            f"{name} is not a text file; extract its text first: {command} > {command_line([f'{name}.txt'])}"
         )
     [document] = documents
     if known := file_types.recognize(name, document.start.encode()):  # `plain` reads text with markup

@@ -28,10 +28,8 @@ from llmcli.errors import usage
 if TYPE_CHECKING:
     from llmcli.data.conversations.messages import Message
     from llmcli.data.prompts import PromptRow
-    from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.batch import BatchResult
-    from llmcli.generation.chat import Assistant, Chat
+    from llmcli.generation.chat import Chat
     from llmcli.generation.engine.requests import GenerationRequest
     from llmcli.generation.known_answers import KnownAnswer
 
@@ -76,20 +74,25 @@ def chat(options: _Options) -> None:
     text = "" if is_conversation or options.batch else text_argument(message, "message").rstrip("\r\n")
     from llmcli.data.conversations.messages import Message
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.generation.chat import open_assistant
+    from llmcli.generation.chat import Chat, open_assistant
     from llmcli.models.open_runtime import WORTH_FAST, open_runtime
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
     # numpy scores several texts together, onnxruntime does not
-    generates = not (choices or options.known_answers)
-    fast = generates and source.parameters >= WORTH_FAST
+    fast = not (choices or options.known_answers) and source.parameters >= WORTH_FAST
     runtime = open_runtime(
         source, options.device, options.quantize, console.note, fast=fast, cache=not options.no_cache
     )
     assistant = open_assistant(source, runtime, tokenizer)
     system = [Message("system", utf8_argument(options.system, "system message"))] if options.system else []
-    conversation = _open_chat(options, source, assistant, sampling, system)
+    conversation = Chat(assistant, sampling, system)
+    if options.known_answers:
+        from llmcli.generation.known_answers import KnownAnswersChat, open_known_answers
+
+        conversation = KnownAnswersChat(
+            assistant, open_known_answers(source), sampling, system, min_confidence=options.min_confidence
+        )
     if options.batch:
         _run_batch(options, path, conversation, system, choices or [])
     elif choices:
@@ -114,23 +117,6 @@ def chat(options: _Options) -> None:
         )
         read = line_editor.open_reader(chat_commands.completions, chat_commands.FILE_COMMANDS)
         Session(conversation, read, source).run()
-
-
-def _open_chat(
-    options: _Options,
-    source: "Checkpoint | Ensemble",
-    assistant: "Assistant",
-    sampling: SamplingConfig,
-    system: "list[Message]",
-) -> "Chat":
-    from llmcli.generation.chat import Chat
-    from llmcli.generation.known_answers import KnownAnswersChat, open_known_answers
-
-    if not options.known_answers:
-        return Chat(assistant, sampling, system)
-    return KnownAnswersChat(
-        assistant, open_known_answers(source), sampling, system, min_confidence=options.min_confidence
-    )
 
 
 def _answer_once(conversation: "Chat", text: str, *, json_: bool) -> None:

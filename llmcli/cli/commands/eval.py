@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli.options import CHOICES_HELP, ResultOptions, argument, flag, model_path, option, read_choices
-from llmcli.cli.reports.evaluation import TokenSurprisals, baseline_json, print_scores, score_record
+from llmcli.cli.reports.evaluation import TokenSurprisals, print_scores, score_record
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
 from llmcli.errors import LLMError, usage, with_hub_names
@@ -214,7 +214,7 @@ def _evaluate_text(options: _Options, models: "Sequence[_EvaluatedModel]", text:
     if not scores:
         raise LLMError(NO_TOKENS)
     past = trained if trained.contents else _separate_training_text(measured, models)
-    _print(options, scores, _baselines(measured, past), _first_byte(text, measured))
+    print_scores(scores, _baselines(measured, past), _first_byte(text, measured), json_=options.json)
 
 
 def _separate_training_text(measured: "Corpus", models: "Sequence[_EvaluatedModel]") -> "Corpus":
@@ -228,24 +228,6 @@ def _separate_training_text(measured: "Corpus", models: "Sequence[_EvaluatedMode
         return Corpus(())
     texts = find_small_training_texts(model.source.records, model.path)
     return texts[0].corpus if texts else Corpus(())
-
-
-def _print(
-    options: _Options, scores: list[dict[str, Any]], baselines: "Sequence[Baseline]", from_byte: int
-) -> None:
-    """Print the scores on each document, best first, and the compressors' results on all documents."""
-    files = list(dict.fromkeys(score["file"] for score in scores))
-    scores.sort(key=lambda score: (files.index(score["file"]), score["bits_per_byte"]))
-    if options.json:
-        console.json_result(
-            {
-                "results": scores,
-                "baselines": [baseline_json(row, files[-1]) for row in baselines],
-                "from_byte": from_byte,
-            }
-        )
-    else:
-        print_scores(scores, baselines, files[-1])
 
 
 def _text_scores(
@@ -463,7 +445,8 @@ def _evaluate_answers(
         _evaluate_known_answers(options, models, measured)
         return
     file = files[0].name if len(files) == 1 else None
-    _print(options, [_answer_score(model, measured.conversations, file) for model in models], [], 0)
+    scores = [_answer_score(model, measured.conversations, file) for model in models]
+    print_scores(scores, [], 0, json_=options.json)
 
 
 def _note_trained_and_held_out(

@@ -165,7 +165,10 @@ def train(options: _Options) -> None:
 
         device_of_process(options.device, processes)  # otherwise every process would report the error
         if not options.dry_run:
-            raise typer.Exit(_launch(options.processes))
+            from llmcli.training.distributed.launcher import launch
+
+            os.environ[BEGAN] = repr(process_start.began())
+            raise typer.Exit(launch(options.processes, sys.argv[1:], console.note))
     if processes.rank:
         if not options.dry_run:
             # signals end this process until it has connected to rank 0, which may never happen
@@ -278,14 +281,6 @@ def _end_after(options: _Options, work: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
-
-
-def _launch(count: int) -> int:
-    """Run the same command in several processes; return its exit code."""
-    from llmcli.training.distributed.launcher import launch
-
-    os.environ[BEGAN] = repr(process_start.began())
-    return launch(count, sys.argv[1:], console.note)
 
 
 # ---- options

@@ -47,10 +47,35 @@ def score_record(
 
 
 def print_scores(
-    scores: "Sequence[dict[str, Any]]", baselines: "Sequence[Baseline]", baseline_file: str | None
+    scores: list[dict[str, Any]], baselines: "Sequence[Baseline]", from_byte: int, *, json_: bool
 ) -> None:
-    """Print a table of models, described by `score_record`, and compressors; each compressor is in the column with
-    comparable figures."""
+    """Print the scores of models on each document (see `score_record`), best first, and of compressors on all
+    documents. `from_byte` is the start of the measured text."""
+    files = list(dict.fromkeys(score["file"] for score in scores))
+    scores.sort(key=lambda score: (files.index(score["file"]), score["bits_per_byte"]))
+    if json_:
+        compressors = [
+            {
+                "name": row.name,
+                "file": files[-1],
+                "bytes": row.bytes,
+                "bits_per_byte": round(row.bits_per_byte, 6),
+                "adaptive": row.is_adaptive,
+                "estimate": row.is_estimate,
+                "past_bytes": row.past_bytes,
+                "pieces": row.pieces,
+            }
+            for row in baselines
+        ]
+        console.json_result({"results": scores, "baselines": compressors, "from_byte": from_byte})
+    else:
+        _print_table(scores, baselines, files)
+
+
+def _print_table(
+    scores: list[dict[str, Any]], baselines: "Sequence[Baseline]", files: "Sequence[str | None]"
+) -> None:
+    """Print a table in which each compressor is in the column with comparable figures."""
     rows = [
         {
             "model": row["model"],
@@ -69,10 +94,8 @@ def print_scores(
     for row in baselines:
         column = ADAPTING if row.is_adaptive else NETWORK
         names = names if column in names else [*names[:2], column, *names[2:]]
-        rows.append(
-            {"model": row.name, column: row.shown, "bytes": str(row.bytes), TEXT: baseline_file or "all"}
-        )
-    texts = list(dict.fromkeys(row[TEXT] for row in rows)) if len({row["file"] for row in scores}) > 1 else []
+        rows.append({"model": row.name, column: row.shown, "bytes": str(row.bytes), TEXT: files[-1] or "all"})
+    texts = list(dict.fromkeys(row[TEXT] for row in rows)) if len(files) > 1 else []
     is_divided = bool(texts) and sys.stdout.isatty()  # one table for all texts would be too wide
     if is_divided or not texts:
         names.remove(TEXT)
@@ -126,19 +149,6 @@ def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, jso
         "answerable: questions whose answer is one of the known answers; for the others, "
         "every known answer is wrong."
     )
-
-
-def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
-    return {
-        "name": baseline.name,
-        "file": file,
-        "bytes": baseline.bytes,
-        "bits_per_byte": round(baseline.bits_per_byte, 6),
-        "adaptive": baseline.is_adaptive,
-        "estimate": baseline.is_estimate,
-        "past_bytes": baseline.past_bytes,
-        "pieces": baseline.pieces,
-    }
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from llmcli.errors import prefixed, with_hub_names
 from llmcli.formats.header import PEFT_CONFIG
 from llmcli.formats.training_record import KNOWN_ANSWERS, TrainingRecord
 from llmcli.pages.model_facts import expert_rows, record_rows, shape_text, training_record, value_text
-from llmcli.training.files.curve import ProbePoint, probe_points, read_curve
+from llmcli.training.files.curve import probe_points, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -84,29 +84,30 @@ def print_overview(header: "Header") -> None:
         share = group.parameters / header.parameters if header.parameters else 0.0
         rows.append((depth, group.name + copies, shapes, f"{units.number(group.parameters)}  {share:6.1%}"))
     tables.tree(rows)
-    if config:
-        console.heading("config")
-        tables.pairs([(key, value_text(config[key])) for key in CONFIG_KEYS if config.get(key) is not None])
+    sections = {
+        "config": [(key, value_text(config[key])) for key in CONFIG_KEYS if config.get(key) is not None]
+    }
     if tokenizer := tokenizer_facts(header):
-        console.heading("tokenizer")
-        facts = [
+        sections["tokenizer"] = [
             ("kind", TOKENIZER_KINDS[tokenizer["kind"]]),
             ("vocabulary", f"{tokenizer['vocab_size']:,} tokens"),
         ]
         if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
-            facts.append(("chat template", "in the file"))
-        tables.pairs(facts)
+            sections["tokenizer"].append(("chat template", "in the file"))
     if known := known_answer_facts(header):
-        console.heading("known answers")
         held = units.count(known["questions"], "question") + " with their answers"
-        tables.pairs([("in the file", held), ("minimum confidence", str(known["min_confidence"]))])
+        sections["known answers"] = [
+            ("in the file", held),
+            ("minimum confidence", str(known["min_confidence"])),
+        ]
     others = {key: text for key, text in header.metadata.items() if key not in OWN_KEYS}
     for heading, values in (("origin", origin), ("metadata", others)):
-        if values:
+        shown = list(values.items())[:MAX_ROWS]
+        sections[heading] = [(str(key)[:MAX_KEY], str(value)[:MAX_VALUE]) for key, value in shown]
+    for heading, pairs in sections.items():
+        if pairs:
             console.heading(heading)
-            tables.pairs(
-                [(str(key)[:MAX_KEY], str(values[key])[:MAX_VALUE]) for key in list(values)[:MAX_ROWS]]
-            )
+            tables.pairs(pairs)
     record = training_record(header)
     if record.experts:
         console.heading("experts")
@@ -156,15 +157,15 @@ def _print_training(header: "Header", record: TrainingRecord) -> None:
         tables.pairs([(f"step {step:,}", " ".join(text.split())) for step, text in _spread(texts)])
     if record.probe and (points := probe_points(record)):
         console.heading(f"likeliest next words during training, prompt {record.probe.prompt!r}")
-        tables.pairs([(f"step {point.step:,}", _likeliest(point)) for point in _spread(points)])
+        steps = []
+        for point in _spread(points):
+            likeliest = (f"{text!r} {share:.0%}" for text, share in point.likeliest[:MAX_LIKELIEST])
+            steps.append((f"step {point.step:,}", ", ".join(likeliest)))
+        tables.pairs(steps)
     if record.verdict:
         console.heading("summary")
         for sentence in record.verdict:
             console.paragraph(sentence, indent=2)
-
-
-def _likeliest(point: ProbePoint) -> str:
-    return ", ".join(f"{text!r} {share:.0%}" for text, share in point.likeliest[:MAX_LIKELIEST])
 
 
 def _spread(values: Sequence[Any]) -> list[Any]:

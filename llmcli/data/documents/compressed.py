@@ -3,10 +3,9 @@
 import contextlib
 import importlib
 import os
-import shlex
 from typing import IO, Any, cast
 
-from llmcli.errors import LLMError, missing_extra
+from llmcli.errors import LLMError, as_argument, command_line, missing_extra
 
 _MODULES = {"gzip": "gzip", "bzip2": "bz2", "xz": "lzma"}  # program -> module of the standard library
 _MAX_GZIP_RATIO = 1032  # size of the content / size of the file
@@ -44,5 +43,7 @@ def _import_zstd(name: str) -> Any:
         from backports import zstd
     except ImportError as error:
         problem = missing_extra(f"reading {name}", "backports.zstd", "zstd")
-        raise LLMError(f"{problem}; or unpack it: zstd -d {shlex.quote(name)}") from error
+        raise LLMError(
+            f"{problem}; or unpack it: {command_line(['zstd', '-d', as_argument(name)])}"
+        ) from error
     return zstd

@@ -7,10 +7,11 @@ the file name, except for text with markup.
 
 import codecs
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+
+from llmcli.errors import as_argument, command_line
 
 START_BYTES = 4096  # read from the beginning of a file
 _COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
@@ -187,7 +188,7 @@ def describe_binary(name: str, start: bytes) -> str | None:
 
 def describe(name: str, known: FileType) -> str:
     """Describe a file and how to extract its text, as the end of a sentence that begins with its name."""
-    file = "FILE" if name == "standard input" else shlex.quote(name)
+    file = "FILE" if name == "standard input" else command_line([as_argument(name)])
     advice = known.advice or "extract its text first: llm text {file} > TEXT"
     return f"is {known.description}, not text; {advice.format(file=file)}"
 

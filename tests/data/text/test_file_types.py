@@ -80,6 +80,8 @@ def test_commands_in_advice_can_be_pasted_for_any_name() -> None:
     for name in ["it's.djvu", "{x}.djvu", "a\x1b.djvu"]:
         message = file_types.describe_binary(name, b"AT&TFORM")
         assert message and shlex.split(message.rpartition(": ")[2]) == ["djvutxt", name, "TEXT"], name
+    message = file_types.describe_binary("-food.djvu", b"AT&TFORM")
+    assert message and message.endswith(": djvutxt ./-food.djvu TEXT")
 
 
 def test_documents_are_recognized_by_their_first_bytes() -> None:
