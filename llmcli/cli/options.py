@@ -474,28 +474,23 @@ def text_argument(text: str | None, what: str) -> str:
 
 def utf8_argument(text: str, what: str) -> str:
     """Return a text from the command line. Raises LLMError if it is not UTF-8."""
-    try:
-        # the bytes that were typed, regardless of how the locale decoded them
-        return os.fsencode(text).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(what, error, "write it in UTF-8") from error
+    # the bytes that were typed, regardless of how the locale decoded them
+    return decoded(os.fsencode(text), what, is_input=False)
 
 
-def decoded(data: bytes, what: str) -> str:
-    """Decode standard input or part of it. Raises LLMError if it is not UTF-8."""
+def decoded(data: bytes, what: str, *, is_input: bool = True) -> str:
+    """Decode standard input, part of it, or text from the command line. Raises LLMError if it is not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         from llmcli.data.text import file_types
 
-        if description := file_types.describe_binary("standard input", data[: file_types.START_BYTES]):
+        description = file_types.describe_binary("standard input", data[: file_types.START_BYTES])
+        if is_input and description:
             raise LLMError(f"standard input {description}") from error
-        raise _not_utf8(what, error, "convert it first: iconv -f ENCODING -t UTF-8") from error
-
-
-def _not_utf8(what: str, error: UnicodeDecodeError, advice: str) -> LLMError:
-    byte = error.object[error.start]
-    return LLMError(f"the {what} is not UTF-8 text: byte 0x{byte:02x} at position {error.start:,}; {advice}")
+        advice = "convert it first: iconv -f ENCODING -t UTF-8" if is_input else "write it in UTF-8"
+        place = f"byte 0x{data[error.start]:02x} at position {error.start:,}"
+        raise LLMError(f"the {what} is not UTF-8 text: {place}; {advice}") from error
 
 
 def parse_duration(text: str) -> float:

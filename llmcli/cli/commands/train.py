@@ -352,7 +352,7 @@ def _run(options: _Options, planned: "PlannedRun") -> None:
 
     view = TrainingView(*_loss_units(planned), hidden=options.json)
     if stopped := planned.output.stopped:
-        view.losses.resume(stopped.state)
+        view.losses.stopped = stopped.state
     watch: Watch | None = None
     with ExitStack() as stack:
         if options.watch:

@@ -2,8 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli.training.files.curve import Curve
 from llmcli.training.loop.events import Evaluation, Restarted, Step, TeacherTrained
@@ -29,19 +28,15 @@ class TrainingLosses:
         self._last_step = 0
         self.mean = math.nan  # moving average
         self.evaluations: list[tuple[int, float]] = []  # (step, validation loss in bits per byte)
-        self._stopped: tuple[Iterable[float], Mapping[str, Any]] | None = None
-
-    def resume(self, stopped: "State") -> None:
-        """Begin with the losses of a stopped run. Its state is read at the next step, when the run has
-        checked it."""
-        self._stopped = stopped.arrays.get("losses", ()), stopped.values
+        # begin with the losses of this run, whose state is read at the next step, when the new run has checked it
+        self.stopped: State | None = None
 
     def add(self, event: "RunEvent") -> None:
         match event:
             case Step():
-                if stopped := self._stopped:
-                    self._stopped = None
-                    self._add_earlier(*stopped)
+                if stopped := self.stopped:
+                    self.stopped = None
+                    self._add_earlier(stopped)
                 from_progress, _ = self.answers or (1.0, 0.0)
                 self._add(event.step, event.loss, of_answers=event.progress > from_progress)
             case Evaluation() if math.isfinite(event.bits_per_byte):
@@ -49,10 +44,11 @@ class TrainingLosses:
             case TeacherTrained() | Restarted():
                 self._begin_model()
 
-    def _add_earlier(self, losses: Iterable[float], values: Mapping[str, Any]) -> None:
+    def _add_earlier(self, stopped: "State") -> None:
+        values = stopped.values
         first = values["student_from"] or 0
         answers_from = values["conversations_from"]
-        for step, loss in enumerate(losses, 1):
+        for step, loss in enumerate(stopped.arrays.get("losses", ()), 1):
             if step > first:
                 self._add(step, float(loss), of_answers=answers_from is not None and step > answers_from)
         self.evaluations[:0] = [(step, bits) for step, bits in values["evaluations"] if step > first]

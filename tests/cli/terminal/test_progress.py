@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from llmcli import signals
 from llmcli.cli.terminal import console, losses, progress
 from llmcli.cli.terminal.text_layout import text_width
-from llmcli.training.loop.events import Evaluation, Sample, Step, TeacherTrained
+from llmcli.training.loop.events import Evaluation, Sample, State, Step, TeacherTrained
 from tests.cli.terminals import STYLES, colored_stdout, on_screen
 
 
@@ -147,7 +146,7 @@ def test_a_resumed_run_shows_the_figures_of_one_that_was_not_stopped() -> None:
         whole.add(step)
     whole.evaluations = [(4, 1.5)]
     values = {"student_from": 2, "conversations_from": 4, "evaluations": [[2, 1.0], [4, 1.5]]}
-    resumed.resume(SimpleNamespace(arrays={"losses": np.array([9.0 / n for n in range(1, 7)])}, values=values))
+    resumed.stopped = State({"losses": np.array([9.0 / n for n in range(1, 7)])}, values)
     for step in steps[4:]:
         resumed.add(step)
     assert (resumed.mean, resumed.curve(), resumed.evaluations) == (whole.mean, whole.curve(), whole.evaluations)
