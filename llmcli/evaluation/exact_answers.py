@@ -8,6 +8,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Conversation, Messages
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import OnProgress
+from llmcli.formats.training_record import KnownAnswerShares
 from llmcli.generation.batch import BatchResult, answer_request, decode_batch
 from llmcli.generation.chat import Assistant
 from llmcli.generation.engine.requests import GenerationRequest
@@ -23,20 +24,6 @@ class ExactScore:
 
     def __str__(self) -> str:
         return f"{self.exact:,} of {self.questions:,}"
-
-
-@dataclass(frozen=True)
-class KnownScore:
-    """Known answers given to the last questions of conversations, and questions without one."""
-
-    correct: int
-    wrong: int
-    unanswered: int
-    answerable: int  # questions whose answer is among the known ones
-
-    @property
-    def questions(self) -> int:
-        return self.correct + self.wrong + self.unanswered
 
 
 def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Messages, str]]:
@@ -88,18 +75,19 @@ def score_known(
     finder: AnswerFinder,
     on_progress: OnProgress,
     stop: Callable[[], bool] = lambda: False,
-) -> KnownScore:
-    """Choose a known answer to the last question of each conversation, or none, until `stop()`."""
+) -> KnownAnswerShares:
+    """Choose a known answer to the last question of each conversation, or none, until `stop()`. The result
+    counts as answerable the questions whose answer is a known one."""
     questions = [*last_answers(conversations)]
     known = set(finder.answers)
-    correct = wrong = answerable = 0
+    right = wrong = answerable = 0
     for done, (messages, answer) in enumerate(questions, 1):
         if stop():
             del questions[done - 1 :]
             break
         chosen = finder.find(assistant, messages)
         answerable += answer in known
-        correct += chosen.is_known and chosen.text == answer
+        right += chosen.is_known and chosen.text == answer
         wrong += chosen.is_known and chosen.text != answer
         on_progress(done / len(questions))
-    return KnownScore(correct, wrong, len(questions) - correct - wrong, answerable)
+    return KnownAnswerShares(len(questions), right, wrong, answerable)

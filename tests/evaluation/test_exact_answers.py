@@ -10,10 +10,10 @@ from typer.testing import Result
 
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Conversation, Message
-from llmcli.evaluation.exact_answers import ExactScore, KnownScore, last_answers, score_exact, score_known
+from llmcli.evaluation.exact_answers import ExactScore, last_answers, score_exact, score_known
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
-from llmcli.formats.training_record import KnownAnswers, TrainingRecord
+from llmcli.formats.training_record import KnownAnswers, KnownAnswerShares, TrainingRecord
 from llmcli.generation.chat import Assistant, open_assistant
 from llmcli.generation.generator import Piece
 from llmcli.generation.known_answers import AnswerFinder
@@ -77,8 +77,8 @@ def test_known_answers_are_right_wrong_or_missing(assistant: Assistant) -> None:
     right = sum(answer.is_known and answer.text == text for answer, text in found)
     wrong = sum(answer.is_known and answer.text != text for answer, text in found)
     score = score_known(asked, assistant, finder, lambda share: None)
-    assert score == KnownScore(right, wrong, len(asked) - right - wrong, len(PAIRS))
-    assert min(right, wrong, score.unanswered) > 0 and score.questions == len(asked)
+    assert score == KnownAnswerShares(len(asked), right, wrong, len(PAIRS))
+    assert min(right, wrong, len(asked) - right - wrong) > 0
 
 
 def results(run: Result) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmcli.data.tokenizers.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import Score, Span
-    from llmcli.evaluation.exact_answers import KnownScore
+    from llmcli.formats.training_record import KnownAnswerShares
 
 # column headings
 EXACT = "exact answers"
@@ -125,15 +125,15 @@ def _print_table(
         console.caption(f"{EXACT}: last answers that llm chat -t 0 writes exactly as in the text.")
 
 
-def print_known_scores(scores: "Sequence[tuple[str, KnownScore, float]]", *, json_: bool) -> None:
+def print_known_scores(scores: "Sequence[tuple[str, KnownAnswerShares, float]]", *, json_: bool) -> None:
     """Print the number of correct, wrong and missing answers of each model, and its minimum confidence."""
     results = [
         {
             "model": name,
             "questions": score.questions,
-            "right": score.correct,
+            "right": score.right,
             "wrong": score.wrong,
-            "unanswered": score.unanswered,
+            "unanswered": score.questions - score.right - score.wrong,
             "answerable": score.answerable,
             "min_confidence": min_confidence,
         }

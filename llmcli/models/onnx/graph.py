@@ -46,9 +46,9 @@ def read_weight(checkpoint: Checkpoint, scheme: str | None, *names: str) -> Weig
     return QuantizedMatrix(codes, scales, matrices[0].columns)
 
 
-def head_graph(weight: Weight) -> Graph:
+def head_graph(checkpoint: Checkpoint, weight: Weight) -> Graph:
     """hidden [B, T, C] -> logits [B, T, V]"""
-    graph = _GraphBuilder()
+    graph = _GraphBuilder(checkpoint)
     outputs, inputs = weight.shape
     graph.input("hidden", ["B", "T", inputs])
     graph.multiply("hidden", weight, None, "logits")
@@ -70,7 +70,7 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     and values.i [B, G, capacity, D] of layer i.
     """
     config = checkpoint.config
-    graph = _DecoderBuilder(checkpoint, scheme)
+    graph = _GraphBuilder(checkpoint, scheme)
     x = "x"
     graph.input(x, ["B", "T", config.hidden_size])
     graph.input("past", ["B"], np.int32)
@@ -101,11 +101,15 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
 
 
 class _GraphBuilder:
-    """Collects the nodes, constants, inputs and outputs of an ONNX graph. Values are referred to by name."""
+    """Collects the nodes, constants, inputs and outputs of an ONNX graph, and adds the parts of a decoder, with
+    the weights of a checkpoint. Values are referred to by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Checkpoint, scheme: str | None = None) -> None:
         from onnx import TensorProto, helper, numpy_helper
 
+        self._checkpoint = checkpoint
+        self._config = checkpoint.config
+        self._scheme = scheme
         self._helper = helper
         self._tensor = numpy_helper.from_array
         self._proto = TensorProto
@@ -181,15 +185,7 @@ class _GraphBuilder:
             )
             raise LLMError(problem) from error
 
-
-class _DecoderBuilder(_GraphBuilder):
-    """Adds the parts of a decoder, with the weights of a checkpoint."""
-
-    def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
-        super().__init__()
-        self._checkpoint = checkpoint
-        self._config = checkpoint.config
-        self._scheme = scheme
+    # ---- parts of a decoder
 
     def attention(self, layer: int, x: str) -> str:
         """Normalized x -> the attention output of a layer, [B, T, C]."""

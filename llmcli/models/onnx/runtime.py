@@ -156,7 +156,7 @@ class _Network:
         head = embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
         self._weights: list[Any] = []  # float32 only
         self.decoder = self._session(decoder_graph(checkpoint, scheme))
-        self.head = self._session(head_graph(head))
+        self.head = self._session(head_graph(checkpoint, head))
         self._rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
         # for one token in each of several texts, by their slots; dropped when these move to larger memory
         self.bindings: WeakKeyDictionary[KVCache, _Binding] = WeakKeyDictionary()

@@ -243,6 +243,4 @@ def fit_min_confidence(
     )
     on_progress(1.0)
     is_partial = score.questions < len(answerable)
-    return KnownAnswerShares(
-        score.questions, score.correct, score.wrong, len(answerable) if is_partial else None
-    )
+    return score._replace(answerable=len(answerable) if is_partial else None)
