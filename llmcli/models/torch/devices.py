@@ -60,17 +60,15 @@ def _missing(device: str) -> str:
     return "" if seen else f"torch {torch.__version__} finds no {device} device here"
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a torch error means out of memory; its type depends on the device."""
-    return isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)) is not None
-
-
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
     """Turn torch's out-of-memory errors into MemoryError. Other errors propagate."""
     try:
         yield
     except RuntimeError as error:
-        if is_out_of_memory(error):
+        from torch.distributed import DistError
+
+        is_of_group = isinstance(error, DistError)  # the other processes are waiting
+        if re.search(OUT_OF_MEMORY, str(error)) and not is_of_group:
             raise MemoryError(str(error).splitlines()[0]) from error
         raise

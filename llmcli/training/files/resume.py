@@ -31,6 +31,12 @@ HEADER_BYTES = 1 << 16  # the beginning of the file, which includes FORMAT_KEY
 FIRST_PAUSE = 2.0  # seconds between two saves, at first
 LONGEST_PAUSE = 60.0  # maximum seconds between two saves ...
 PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
+# optional fields of a plan
+PLAN_PARTS: dict[str, Any] = {
+    "conversations": ConversationSettings,
+    "expected": Expected,
+    "search": EpochSearch,
+}
 _MODEL_SUFFIX = ".safetensors"
 _RESUME_SUFFIXES = (".resume.safetensors", ".resume")
 
@@ -100,7 +106,7 @@ def save(path: Path, run: StoppedRun) -> None:
     }
     if run.max_bytes:
         metadata["max_bytes"] = json.dumps(run.max_bytes)
-    for key in ("conversations", "expected", "search"):
+    for key in PLAN_PARTS:
         if part := getattr(plan, key):
             metadata[key] = json.dumps(as_record(part))
     write_tensors(path, run.state.arrays, metadata)
@@ -132,15 +138,12 @@ def load(path: Path) -> StoppedRun:
 
 
 def _read_plan(metadata: Mapping[str, str]) -> Plan:
-    parts = ("conversations", "expected", "search")
-    chosen, expected, search = (json.loads(metadata.get(key, "null")) for key in parts)
+    parts = {key: kind(**json.loads(metadata[key])) for key, kind in PLAN_PARTS.items() if key in metadata}
     return Plan(
         parse_config(metadata["config.json"]),
         TrainConfig(**json.loads(metadata["train"])),
         tuple(PlanRow(**row) for row in json.loads(metadata["choices"])),
-        conversations=None if chosen is None else ConversationSettings(**chosen),
-        expected=None if expected is None else Expected(**expected),
-        search=None if search is None else EpochSearch(**search),
+        **parts,
     )
 
 

@@ -26,6 +26,7 @@ from llmcli.evaluation.evaluator import (
 from llmcli.formats.training_record import CacheWeights
 from llmcli.models.ngram_cache import NgramText, document_blocks
 from llmcli.models.runtime import Ints
+from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel
 from llmcli.training.data.plain_text import Weights, compare, comparison_cost
 from llmcli.training.data.run_data import RunData
@@ -34,7 +35,6 @@ from llmcli.training.loop.clock import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PE
 from llmcli.training.loop.record import FinalEvaluation
 from llmcli.training.loop.validation import ScoreData, evaluate
 from llmcli.training.planning import recipe
-from llmcli.training.step.hardware import OutOfMemoryError, explain_out_of_memory
 
 CACHE_FIT_COST = 8.0  # cost per token of fitting the n-gram cache, relative to an evaluation
 OWN_SHARE = 0.4  # share of the time for evaluating the final model; the rest is for the base model
@@ -124,11 +124,11 @@ class FinalEvaluator:
             return FinalEvaluation()
         cache = None
         if self._cache_text:
-            with contextlib.suppress(OutOfMemoryError, CutShortError), explain_out_of_memory():
+            with contextlib.suppress(MemoryError, CutShortError), memory_errors():
                 model = self._model.scoring_model(best)
                 with self._clock.interruptible(model, FINAL_PATIENCE, interrupted_at):
                     cache = self._cache_text.fit_cache(model)
-        with contextlib.suppress(OutOfMemoryError), explain_out_of_memory():
+        with contextlib.suppress(MemoryError), memory_errors():
             return self._score(best, trained, cache, self._clock.deadline, hurried=hurried)
         return FinalEvaluation(cache=cache, problem=NO_MEMORY)
 

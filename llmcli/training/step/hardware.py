@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from llmcli.errors import LLMError
-from llmcli.models.torch.devices import is_out_of_memory
+from llmcli.models.torch.devices import memory_errors
 
 # bfloat16 is chosen if matrix products take less than this fraction of the time in float32
 BFLOAT16_GAIN = 0.8
@@ -220,20 +220,14 @@ def _lines(path: Path) -> list[str]:
     return []
 
 
-class OutOfMemoryError(LLMError):
-    """The run needs more memory than there is."""
-
-
 @contextlib.contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Turn out-of-memory errors into an OutOfMemoryError that says what to type. Other errors propagate."""
+    """Turn out-of-memory errors into an LLMError that says what to type. Other errors propagate."""
     try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        is_of_group = isinstance(error, torch.distributed.DistError)  # the other processes are waiting
-        if is_out_of_memory(error) and not is_of_group:
-            raise OutOfMemoryError(
-                "out of memory; use a smaller batch, context or model: `batch_tokens` 1024, `context` 128, "
-                "or a smaller `width` or fewer `layers`"
-            ) from error
-        raise
+        with memory_errors():
+            yield
+    except MemoryError as error:
+        raise LLMError(
+            "out of memory; use a smaller batch, context or model: `batch_tokens` 1024, `context` 128, "
+            "or a smaller `width` or fewer `layers`"
+        ) from error
