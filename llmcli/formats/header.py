@@ -15,7 +15,7 @@ from llmcli.formats.metadata import Json
 if TYPE_CHECKING:
     from llmcli.formats.safetensors.dtypes import Values
 
-# the file with PEFT's config of adapters, and its key in the metadata of the adapters that this program writes
+# PEFT's config of adapters: its file, and its key in the metadata of adapters that this program writes
 PEFT_CONFIG = "adapter_config.json"
 
 
@@ -31,7 +31,7 @@ class TensorInfo(NamedTuple):
     factor: float = 1.0  # reading computes factor * stored value + offset
     offset: float = 0.0
     stored_name: str = ""  # name in the file
-    # selects the tensor's elements from those of the stored tensor
+    # picks this tensor's elements out of the stored tensor
     view: Callable[[Values], Values] | None = None
 
     @property

@@ -98,8 +98,8 @@ def files(path: str | Path) -> list[Path]:
 
 
 def reject_overwriting(output: Path, kind: str, model: str | Path, role: str) -> None:
-    """Raise LLMError if an output would replace a model, of which `role` says what the command does with it,
-    or one of its files. `kind` describes the output."""
+    """Raise LLMError if an output would replace a model or one of its files. `kind` describes the output,
+    `role` what the command does with the model."""
     from llmcli.formats import atomic_io  # not needed to read a model
 
     part = "part of " if Path(model).is_dir() else ""

@@ -269,7 +269,7 @@ def _checked(name: str, line: str) -> str:
 
 
 def _has_space_before_quote(row: str, delimiter: str) -> bool:
-    """Return whether a row has a cell in quotation marks after a delimiter and spaces, as in `"id", "text"`."""
+    """Return whether a row has a quoted cell after a delimiter and spaces, as in `"id", "text"`."""
     delimiter = re.escape(delimiter)
     return re.search(rf'{delimiter} +"[^"]*"({delimiter}|\r?$)', row) is not None
 

@@ -40,9 +40,9 @@ def _scaled(codes: Bytes | NDArray[np.int8], scales: Array, minima: Array | None
     return values.reshape(len(codes), -1)
 
 
-def _with_high_bits(codes: Bytes, high: Bytes, bits: int) -> Bytes:
-    """Return codes of `bits` bits with further bits above them."""
-    high <<= bits
+def _with_high_bits(codes: Bytes, high: Bytes) -> Bytes:
+    """Return codes of four bits with further bits above them."""
+    high <<= 4
     codes |= high
     return codes
 
@@ -65,7 +65,7 @@ def _q4_1(blocks: Bytes) -> Array:
 def _five_bits(blocks: Bytes, first: int) -> Bytes:
     """Codes of which byte `first` begins the fifth bits, one for each code in turn, then the lower four."""
     high = np.unpackbits(blocks[:, first : first + 4], axis=1, bitorder="little")
-    return _with_high_bits(_unpack(blocks[:, first + 4 :], 4, 16), high, 4)
+    return _with_high_bits(_unpack(blocks[:, first + 4 :], 4, 16), high)
 
 
 def _q5_0(blocks: Bytes) -> Array:
@@ -91,7 +91,7 @@ def _q3_k(blocks: Bytes) -> Array:
     """The third bits of the codes, inverted, then the lower two; six bits for each of 16 scales; a scale."""
     high = _unpack(blocks[:, :32], 1, 32) ^ 1
     codes = _unpack(blocks[:, 32:96], 2, 32).view(np.int8) - (high << 2).view(np.int8)
-    scales = _with_high_bits(_unpack(blocks[:, 96:104], 4, 8), _unpack(blocks[:, 104:108], 2, 4), 4)
+    scales = _with_high_bits(_unpack(blocks[:, 96:104], 4, 8), _unpack(blocks[:, 104:108], 2, 4))
     return _scaled(codes, _float16(blocks, 108) * _signed(scales, 32))
 
 
@@ -111,13 +111,13 @@ def _q4_k(blocks: Bytes) -> Array:
 def _q5_k(blocks: Bytes) -> Array:
     """Scales and minima, then the fifth bits of the codes and the lower four."""
     scales, minima = _scales_and_minima(blocks)
-    codes = _with_high_bits(_unpack(blocks[:, 48:], 4, 32), _unpack(blocks[:, 16:48], 1, 32), 4)
+    codes = _with_high_bits(_unpack(blocks[:, 48:], 4, 32), _unpack(blocks[:, 16:48], 1, 32))
     return _scaled(codes, scales, -minima)
 
 
 def _q6_k(blocks: Bytes) -> Array:
     """The lower four bits of the codes, then the upper two; 16 integer scales of eight bits; a scale."""
-    codes = _with_high_bits(_unpack(blocks[:, :128], 4, 64), _unpack(blocks[:, 128:192], 2, 32), 4)
+    codes = _with_high_bits(_unpack(blocks[:, :128], 4, 64), _unpack(blocks[:, 128:192], 2, 32))
     scales = _float16(blocks, 208) * blocks[:, 192:208].view(np.int8)
     return _scaled(_signed(codes, 32), scales)
 

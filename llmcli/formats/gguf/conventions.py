@@ -53,11 +53,9 @@ def epsilon_key(model_type: str) -> str:
 
 def rope_layers(model_type: str, count: int) -> Shape:
     """Return `no_rope_layers` of a model with this number of layers; llama.cpp does not store it."""
-    return (
-        tuple(int((i + 1) % ROPE_LAYER_INTERVAL != 0) for i in range(count))
-        if model_type == "smollm3"
-        else ()
-    )
+    if model_type != "smollm3":
+        return ()
+    return tuple(int((layer + 1) % ROPE_LAYER_INTERVAL != 0) for layer in range(count))
 
 
 def layer_types(pattern: int, count: int) -> tuple[str, ...]:

@@ -229,8 +229,6 @@ def _parse_gemma(keys: _Keys) -> Json:
     if types is None:
         others = _others(keys, "sliding_window_pattern", keys.sliding_window_pattern)
         types = tuple("sliding_attention" if is_other else "full_attention" for is_other in others)
-    if any(kind not in LAYER_TYPES for kind in types):
-        raise _unsupported("layer_types", list(types), f"a list of {', '.join(LAYER_TYPES)}")
     parameters = keys.rope_parameters or {}
     objects = [own for own in parameters.values() if own is not None]
     if parameters.keys() - {*LAYER_TYPES} or not all(isinstance(own, dict) for own in objects):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from llmcli.formats.safetensors.dtypes import Values
 
-# of GPT-2's layers of class Conv1D; no other architecture here has these names
+# weights of GPT-2's Conv1D layers; no other architecture here has tensors with these names
 _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 _BY_HEAD = ".query_key_value."
 _NOT_WEIGHTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$")  # causal masks in older files
@@ -62,9 +62,9 @@ _KEYS: dict[str, dict[str, tuple[str, Any]]] = {  # key in transformers -> (key 
     "granite": {},
     "phi3": {"rms_norm_eps": ("rms_norm_eps", 1e-5), "eos_token_id": ("eos_token_id", 32000)},
 }
-# of Granite
+# Granite's scaling factors
 _MULTIPLIERS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
-# of GPT-2's keys
+# names that GPT-2's config.json also accepts for its own keys
 _ALIASES = (
     "hidden_size",
     "num_hidden_layers",

@@ -72,7 +72,7 @@ def _read_stored(header: Header, tensor: TensorInfo) -> Values:
 
 
 def read_tensor(header: Header, tensor: TensorInfo) -> Values:
-    """Read a whole tensor; its elements are those of `read_values`."""
+    """Read a whole tensor, with the same values as `read_values` yields."""
     import numpy as np
 
     if not header.decode and tensor.is_raw and tensor.view is None and tensor.dtype != "BF16":

@@ -57,8 +57,8 @@ class Access:
         own = (f"http://{host.lower()}", f"https://{host.lower()}")
         if origin is not None and "*" not in self.origins and origin not in {*own, *self.origins}:
             raise ApiError(
-                f"requests from pages of {origin[:100]!r} are not allowed; llm serve allows those of an origin "
-                "that --cors-origin names",
+                f"requests from pages of {origin[:100]!r} are not allowed; llm serve allows those of an "
+                "origin that --cors-origin names",
                 403,
                 code="origin_not_allowed",
             )
