@@ -27,7 +27,7 @@ from llmcli.models.logits import entropy, log_softmax, masked, softmax
 from llmcli.models.ngram_runtime import NgramRuntime, network_of, with_ngram_cache
 from llmcli.models.numpy_runtime import ActivationRecorder, NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Check, Doubles, Ints, Runtime, no_check
+from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 from llmcli.notebook import table
 
 SHOWN_TOKENS = 10  # next tokens shown in a notebook
@@ -146,17 +146,16 @@ def predict_next(
     *,
     token: int | None = None,
     held: Sequence[int] = (),
-    check: Check | None = None,
 ) -> Prediction:
     """Predict the next token as `generate` does, summed over the tokenizations of the prompt's end. The place
     belongs to the most likely text, or is the most likely place of `token`. The KV cache holds the tokens
-    `held`; afterwards it holds the tokens before the place that fit. For `check`, see `read_prompt`. Raises
+    `held`; afterwards it holds the tokens before the place that fit. Raises
     LLMError for an empty prompt and for NaN logits."""
     if len(prompt.ids) == prompt.added:
         raise usage("the prompt is empty; give a text to continue")
     vocabulary = tokenizer.vocabulary
     cached = shared_length(held, prompt.split(runtime.context, tokenizer.bos_ids)[0][:-1])
-    first = read_prompt(runtime, tokenizer, prompt, cached=cached, check=check)
+    first = read_prompt(runtime, tokenizer, prompt, cached=cached)
     continuations = (
         first.continuations_of(int(first.logits.argmax())) if token is None else first.continuations_to(token)
     )
@@ -189,7 +188,6 @@ def explain(
     predictor: Runtime | None = None,
     ablates: bool = True,
     evaluations: int | None = 0,
-    check: Check = no_check,
 ) -> Explanation:
     """Run a prompt through a model and record its activations.
 
@@ -202,27 +200,27 @@ def explain(
     Only the last tokens are analyzed, limited by MAX_TOKENS and MAX_ABLATION_WORK; without `ablates`, no
     token is removed. `place` comes from another explanation of the prompt. `predictor` makes the prediction
     if `runtime` is only a part of it: a model of an ensemble, or a network with an n-gram cache. `next_words`
-    gets `evaluations` (0: do not search). `check` may raise to stop. Raises LLMError like `predict_next`."""
+    gets `evaluations` (0: do not search). Raises LLMError like `predict_next`."""
     predictor = predictor or runtime
-    prediction = predict_next(predictor, tokenizer, prompt, token=token, check=check)
+    prediction = predict_next(predictor, tokenizer, prompt, token=token)
     place = place or prediction.place
     context = place.context
     held = prediction.place.context if network_of(predictor) is runtime else []
     copies = None
     if isinstance(predictor, NgramRuntime) and predictor.parameters == runtime.parameters:  # not an ensemble
-        alone = predict_next(runtime, tokenizer, prompt, held=held, check=check)
+        alone = predict_next(runtime, tokenizer, prompt, held=held)
         held = alone.place.context
         copies = find_copies(prompt, context, predictor.cache.orders, alone.logprobs, prediction.logprobs)
-    recorder, logits = _recorded(runtime, context, held, check)
+    recorder, logits = _recorded(runtime, context, held)
     residuals = recorder.residuals[:, -1]
     # the last prediction is exactly the one that `generate` makes, unless the token begins inside the prompt:
     # all rows are then about one tokenization
     last = prediction.logprobs if predictor is runtime and not place.tail_bytes else None
     lens = _logit_lens(runtime, residuals, place.allowed, candidates, last)
-    effects = _ablation_effects(runtime, context, logits, place, check, limit=MAX_TOKENS if ablates else 0)
+    effects = _ablation_effects(runtime, context, logits, place, limit=MAX_TOKENS if ablates else 0)
     words = NO_WORDS
     if evaluations != 0:
-        words = next_words(predictor, tokenizer, prompt, evaluations=evaluations, check=check)
+        words = next_words(predictor, tokenizer, prompt, evaluations=evaluations)
     return Explanation(
         ids=context[recorder.first :],
         place=place,
@@ -238,18 +236,13 @@ def explain(
     )
 
 
-def _recorded(
-    runtime: NumpyRuntime, context: list[int], held: list[int], check: Check
-) -> tuple[ActivationRecorder, Array]:
+def _recorded(runtime: NumpyRuntime, context: list[int], held: list[int]) -> tuple[ActivationRecorder, Array]:
     """Record the activations of the last MAX_TOKENS tokens of a context; return them, and the logits [V]
     after it. The KV cache holds the tokens `held`, so that earlier tokens need not be processed again."""
     recorder = ActivationRecorder(runtime.config, len(context), min(len(context), MAX_TOKENS))
     recorder.processed = shared_length(held, context[: recorder.first])
     runtime.rewind(recorder.processed)
-    for start in range(recorder.processed, len(context), PREFILL_CHUNK):
-        check()
-        logits = runtime.prefill(context[start : start + PREFILL_CHUNK], recorder)
-    return recorder, logits
+    return recorder, runtime.prefill(context[recorder.processed :], recorder)
 
 
 def find_copies(
@@ -305,7 +298,6 @@ def _ablation_effects(
     context: Sequence[int],
     logits: Array,
     place: Place,
-    check: Check,
     limit: int,
 ) -> Doubles:
     """Return the bits that the predicted token loses without each of the last `limit` tokens of the context
@@ -316,7 +308,6 @@ def _ablation_effects(
     original = _masked_logprob(logits, place)
     count = min(T, limit, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for removed in range(T - 2, T - 1 - count, -1):
-        check()
         runtime.rewind(removed)
         logits = runtime.prefill(context[removed + 1 :])
         effects[removed] = (original - _masked_logprob(logits, place)) / math.log(2)
@@ -358,11 +349,9 @@ def choose_explained_model(
     on_note: OnNote,
     runtime: Runtime | None = None,
     open_network: Callable[[Checkpoint], NumpyRuntime] = NumpyRuntime,
-    check: Check | None = None,
 ) -> ExplainedModel:
     """Choose the model to explain: in an ensemble, the one with the largest weight after the prompt.
-    `runtime` is the source's, if it is already open; otherwise `open_network` opens the chosen model. For
-    `check`, see `read_prompt`."""
+    `runtime` is the source's, if it is already open; otherwise `open_network` opens the chosen model."""
     if not isinstance(source, Ensemble):
         used = runtime and network_of(runtime)
         network = used if isinstance(used, NumpyRuntime) else open_network(source)
@@ -372,7 +361,7 @@ def choose_explained_model(
         return ExplainedModel(source, network, runtime if isinstance(runtime, NgramRuntime) else network)
     if runtime is None or not isinstance(network_of(runtime), EnsembleRuntime):
         runtime = open_runtime(source, on_note=on_note)
-    predict_next(runtime, tokenizer, prompt, check=check)
+    predict_next(runtime, tokenizer, prompt)
     weights = runtime.expert_weights()[0].tolist()
     top = weights.index(max(weights))
     name = source.names[top]

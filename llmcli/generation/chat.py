@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from llmcli.generation.choices import ScoredText, score_answers
 from llmcli.generation.generator import GeneratedText, Piece, decode
 from llmcli.generation.token_healing import shared_length
 from llmcli.models.logits import log_softmax
-from llmcli.models.runtime import Check, Runtime, no_check
+from llmcli.models.runtime import Runtime
 
 if TYPE_CHECKING:
     from llmcli.data.files import ConversationFile
@@ -148,21 +148,18 @@ class Assistant:
         answers: Sequence[str],
         *,
         only_likely: bool = False,
-        check: Check = no_check,
     ) -> list[ScoredText]:
         """Score answers to messages that end with a user message (choices.py); with `only_likely`, only the
-        likely ones. `check` is called after each batch of answers and may raise an exception. Raises LLMError
+        likely ones. Raises LLMError
         like `answer`, and, unless `only_likely`, for an answer that does not fit the context."""
         ids, _ = self._fit(messages, 1 + max(len(self.tokenizer.encode(answer)) for answer in answers))
-        scores: list[ScoredText] = []
         with self._cache():
             for _ in self._read(ids):
-                check()
-            for batch in score_answers(
+                pass
+            scored = score_answers(
                 self.runtime, self.tokenizer, ids, answers, self._stop_ids, only_likely=only_likely
-            ):
-                check()
-                scores += batch
+            )
+            scores = [*chain.from_iterable(scored)]
             self.runtime.rewind(len(ids) - 1)
         return scores
 

@@ -25,7 +25,7 @@ from llmcli.formats.training_record import KnownAnswers
 from llmcli.generation.chat import Assistant, Chat, Event
 from llmcli.generation.choices import ranked
 from llmcli.generation.generator import Piece
-from llmcli.models.runtime import Check, Doubles, no_check
+from llmcli.models.runtime import Doubles
 
 ANSWER_WEIGHT = 0.5
 NEAREST = 20  # answers scored by the network: the time for a question does not grow with their number
@@ -120,9 +120,9 @@ class AnswerFinder:
         self._answer_of = np.array([self._places[answer] for answer in answers])
         self._network_weight = known.network_weight
 
-    def find(self, assistant: Assistant, messages: Messages, check: Check = no_check) -> KnownAnswer:
-        """Choose an answer to messages that end with a user message. `check` and errors: see
-        `Assistant.score`."""
+    def find(self, assistant: Assistant, messages: Messages) -> KnownAnswer:
+        """Choose an answer to messages that end with a user message. Raises LLMError
+        like `Assistant.score`."""
         if messages[-1].role != "user":
             raise LLMError("a conversation must end with a user message")
         similarities = self._index.similarities(messages[-1].content)
@@ -133,7 +133,7 @@ class AnswerFinder:
         scores += of_questions
         if self._network_weight:
             nearest = [self.answers[i] for i in np.argsort(-scores, kind="stable")[:NEAREST].tolist()]
-            likely = assistant.score(messages, nearest, only_likely=True, check=check)
+            likely = assistant.score(messages, nearest, only_likely=True)
             for scored, probability in ranked(likely) if likely else ():
                 scores[self._places[scored.text]] += self._network_weight * probability
         best = int(scores.argmax())

@@ -26,7 +26,7 @@ from llmcli.formats.metadata import Json
 from llmcli.generation.sampler import Sampler
 from llmcli.generation.token_healing import Path, Prompt, read_prompt
 from llmcli.models.logits import entropy, masked
-from llmcli.models.runtime import Array, Check, Runtime, no_check
+from llmcli.models.runtime import Array, Runtime
 
 MAX_UNEXPLORED = 0.001  # the search stops when the unexplored probability falls below this
 MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
@@ -98,11 +98,9 @@ def next_words(
     *,
     sampling: SamplingConfig = PLAIN,
     evaluations: int | None = None,
-    check: Check = no_check,
 ) -> NextWords:
     """Find the words that may follow a text, with their probabilities after temperature, top-k, top-p and
-    min-p. The search ends after at most `evaluations` evaluations of the model. `check` is called before
-    each and while the text is read, and may raise an exception to stop."""
+    min-p. The search ends after at most `evaluations` evaluations of the model."""
     limit = min(max_evaluations(runtime.parameters), evaluations or MAX_EVALUATIONS)
     prompt = Prompt.of(text, tokenizer)
     prompt_limit = max(2, limit // PROMPT_SHARE)
@@ -114,7 +112,6 @@ def next_words(
         max_evaluations=prompt_limit,
         negligible=MIN_PROBABILITY,
         reserve=MAX_WORD_TOKENS,
-        check=check,
     )
     search = _WordSearch(tokenizer, in_word=prompt.in_word or _ends_in_word(tokenizer, prompt.ids))
     explored = 1 - first.unexplored
@@ -124,7 +121,6 @@ def next_words(
     evaluated: dict[Path, Array] = {}  # logits after spellings that are still open
     space = first.search.space
     while search.open and 1 - search.explored >= MAX_UNEXPLORED:
-        check()
         negative, path, spelled, first_token = heapq.heappop(search.open)
         if len(path) <= space:
             if path not in evaluated:

@@ -31,7 +31,7 @@ from llmcli.data.tokenizers.vocabulary import Vocabulary, unfinished
 from llmcli.errors import DAMAGED, LLMError
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import check_finite, log_softmax, masked, softmax
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Bools, Check, Doubles, Ints, Runtime
+from llmcli.models.runtime import Array, Bools, Doubles, Ints, Runtime
 
 # tokens at the prompt's end that may be replaced; four are no better (tests/benchmarks/LOG.md)
 MAX_TAIL_TOKENS = 3
@@ -134,7 +134,6 @@ def read_prompt(
     negligible: float = NEGLIGIBLE,
     reserve: int = 0,
     cached: int = 0,
-    check: Check | None = None,
 ) -> "FirstToken":
     """Process a prompt; return the distribution of the next token.
 
@@ -142,14 +141,13 @@ def read_prompt(
     evaluated at most `max_evaluations` times (at least 2; the default depends on MAX_EVALUATIONS and
     MAX_WORK). Sequences less likely than `negligible` times the total so far are not followed. The runtime's
     cache begins with the first `cached` tokens of the used part of the prompt's head, but not all of it.
-    `check` is called before each chunk, and may raise an exception to stop. Raises LLMError for damaged
-    weights.
+    Raises LLMError for damaged weights.
     """
     if max_evaluations is None:
         max_evaluations = default_evaluations(runtime)
     head, tail = prompt.split(runtime.context - reserve, tokenizer.bos_ids)
     search = TokenizationSearch(runtime, tokenizer.vocabulary, head, tail)
-    search.read(cached, prompt.written, check)
+    search.read(cached, prompt.written)
     unexplored = search.run(max_evaluations, negligible)
     return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word, unexplored)
 
@@ -343,15 +341,10 @@ class TokenizationSearch:
         self._start = unfinished(vocabulary.bytes_of(head[-4:]), "ignore") or b""
         self.end = b"" if tail else self._start
 
-    def read(self, cached: int, written: int = 0, check: Check | None = None) -> None:
+    def read(self, cached: int, written: int = 0) -> None:
         """Process head and tail; the runtime's cache begins with the first `cached` tokens of the head, but
-        not all of it. The model wrote the last `written` tokens of the head. For `check`, see
-        `read_prompt`."""
+        not all of it. The model wrote the last `written` tokens of the head."""
         self._runtime.begin_prompt(cached, len(self._head), written)
-        while check is not None and len(self._head) - cached > PREFILL_CHUNK:
-            check()
-            self._runtime.read(self._head[cached : cached + PREFILL_CHUNK])
-            cached += PREFILL_CHUNK
         rows = [self._runtime.prefill(self._head[cached:])]
         if self.tail:
             rows += [*self._runtime.logits(self.tail)]

@@ -23,7 +23,6 @@ from llmcli.models.runtime import (
     Scores,
     WeightedScores,
     check_context,
-    check_input,
 )
 
 DECAY = 0.9  # weight of a token's log-likelihood per later token: measured, tests/benchmarks/LOG.md
@@ -153,8 +152,9 @@ class EnsembleRuntime(Runtime):
         return losses, correct, weights
 
     def _process_all(self, ids: Sequence[int]) -> Iterator[Array]:
-        check_input(ids, self.length, self.context)
+        self.check_input(ids)
         for first in range(0, len(ids), PREFILL_CHUNK):
+            self.check()
             yield self._process(ids[first : first + PREFILL_CHUNK])
 
     def _process(self, ids: Sequence[int]) -> Array:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from llmcli.config import ModelConfig
-from llmcli.models.runtime import Array, Doubles, Ints, Runtime, check_input
+from llmcli.models.runtime import Array, Doubles, Ints, Runtime
 
 MIN_CAPACITY = 64  # tokens
 MIN_SLOT_BYTES = 4 << 20  # pages are allocated lazily, whereas growing copies the whole cache
@@ -205,7 +205,7 @@ class KVCacheRuntime(Runtime):
     @staticmethod
     def step_batch(runtimes: "Sequence[KVCacheRuntime]", tokens: Sequence[int]) -> Array:
         for runtime in runtimes:
-            check_input((0,), runtime.length, runtime.context)
+            runtime.check_input((0,))
         cache, slots = runtimes[0]._slots.arrange([runtime.cache for runtime in runtimes])
         ids, past = np.zeros((2, len(runtimes)), np.int64)
         ids[slots] = tokens

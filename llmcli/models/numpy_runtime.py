@@ -44,7 +44,6 @@ from llmcli.models.runtime import (
     Ints,
     Scores,
     check_context,
-    check_input,
 )
 
 ModelPart = tuple[int, int | None]  # (layer, head), or (layer, None) for a whole layer; both counted from 0
@@ -123,7 +122,7 @@ class NumpyRuntime(KVCacheRuntime):
         overwrites the keys and values of the previous text, which follow the cache."""
         first = self.length
         longest = max(map(len, texts))
-        check_input(range(longest), first, self.context)
+        self.check_input(range(longest))
         self._extend_rotations(first + longest)
         self.cache.reserve(first + longest)
         ends = list(accumulate(map(len, texts)))
@@ -193,7 +192,7 @@ class NumpyRuntime(KVCacheRuntime):
     def _process(self, ids: Sequence[int], recorder: ActivationRecorder | None = None) -> Array:
         """Add tokens to the cache; return their final hidden states [T, C], the input of the output
         embedding."""
-        check_input(ids, self.length, self.context)
+        self.check_input(ids)
         self._extend_rotations(self.length + len(ids))
         self.cache.reserve(self.length + len(ids))
 
@@ -202,6 +201,7 @@ class NumpyRuntime(KVCacheRuntime):
 
         chunks = []
         for first in range(0, len(ids), PREFILL_CHUNK):
+            self.check()
             chunk = np.array(ids[first : first + PREFILL_CHUNK])
             end = self.length + len(chunk)
             chunks.append(self._forward(chunk, slice(self.length, end), attend, recorder))

@@ -20,7 +20,6 @@ Bools = NDArray[np.bool_]
 Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]
 # Scores and the weights [B, T, n] of n models
 WeightedScores = tuple[NDArray[np.floating], NDArray[np.bool_], Array]
-# called between evaluations of a model; may raise an exception, such as when the result is no longer needed
 Check = Callable[[], None]
 ALONE = (1.0,)  # weight of a single model
 PREFILL_CHUNK = 128  # tokens processed at a time during prefill
@@ -44,6 +43,9 @@ class Runtime(ABC):
         self.context = context  # the maximum number of tokens in a sequence
         self.parameters = parameters
         self.cache_bytes_per_token = cache_bytes_per_token  # memory per token in the cache
+        # called before each chunk of tokens is processed; may raise an exception, such as when the result is no
+        # longer needed
+        self.check: Check = no_check
 
     @property
     @abstractmethod
@@ -104,6 +106,13 @@ class Runtime(ABC):
         return removed
 
     # ----
+
+    def check_input(self, ids: Sequence[int]) -> None:
+        """Raise ValueError if there is no token to process, LLMError if `ids` do not fit the context."""
+        self.check()
+        if not len(ids):
+            raise ValueError("at least one token is needed")
+        check_context(self.length + len(ids), self.context)
 
     def remove(self, positions: range) -> None:
         """Remove the tokens at some positions; those after them move to earlier positions."""
@@ -191,11 +200,3 @@ def check_context(tokens: int, context: int) -> None:
     """Raise LLMError if a sequence of `tokens` tokens does not fit the context."""
     if tokens > context:
         raise LLMError(f"{tokens} tokens exceed the context length of {context}; use a shorter text")
-
-
-def check_input(ids: Sequence[int], length: int, context: int) -> None:
-    """Raise ValueError if there is no token to process, LLMError if `ids` do not fit the context after
-    `length` tokens."""
-    if not len(ids):
-        raise ValueError("at least one token is needed")
-    check_context(length + len(ids), context)

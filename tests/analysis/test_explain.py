@@ -233,16 +233,17 @@ def test_a_long_prompt_is_processed_once_and_its_analyzed_end_again(monkeypatch:
         np.testing.assert_allclose(whole.attention, recorder.weights, atol=1e-5)
 
 
-def test_an_explanation_stops_while_the_prompt_is_processed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explanation_stops_while_the_prompt_is_processed() -> None:
     class StoppedError(Exception):
         pass
 
+    network = NumpyRuntime(random_checkpoint(CONFIG))
+
     def stop() -> None:
-        if counts:
+        if network.length:
             raise StoppedError
 
-    network = NumpyRuntime(random_checkpoint(CONFIG))
-    counts = processed_tokens(monkeypatch)
+    network.check = stop
     with pytest.raises(StoppedError):
-        explain(network, TOKENIZER, Prompt([5, 6, 7, 8] * 70), check=stop)
-    assert counts == [PREFILL_CHUNK]
+        explain(network, TOKENIZER, Prompt([5, 6, 7, 8] * 70))
+    assert network.length == PREFILL_CHUNK

@@ -24,7 +24,7 @@ from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.models.kv_cache import KVCache, KVCacheRuntime
 from llmcli.models.logits import token_losses
 from llmcli.models.onnx.graph import Graph, decoder_graph, head_graph, read_weight, rotary_inputs
-from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_context, check_input
+from llmcli.models.runtime import LOGITS_AT_ONCE, Array, Ints, Scores, check_context
 
 PREFILL_CHUNK = 256  # tokens processed at a time; more than in numpy
 # parameters; a quantized model with fewer takes less time for a token in one thread than in two
@@ -83,7 +83,7 @@ class OnnxRuntime(KVCacheRuntime):
         the last token separately: rounding depends on the batch, and so the logits do not depend on the
         number of tokens that were already cached."""
         if self._is_quantized and len(ids) > 1:
-            check_input(ids, self.length, self.context)
+            self.check_input(ids)
             self.cache.reserve(self.length + len(ids))
             self.read(ids[:-1])
             return self.step(ids[-1])
@@ -124,9 +124,10 @@ class OnnxRuntime(KVCacheRuntime):
 
     def _process(self, ids: Sequence[int]) -> "Iterator[_Binding]":
         """Run tokens through the decoder; yields the binding with the results of each chunk."""
-        check_input(ids, self.length, self.context)
+        self.check_input(ids)
         self.cache.reserve(self.length + len(ids))
         for first in range(0, len(ids), PREFILL_CHUNK):
+            self.check()
             chunk = ids[first : first + PREFILL_CHUNK]
             binding = self._binding(len(chunk))
             binding.run(np.array([chunk]), self.length + len(chunk) - 1, self.cache)

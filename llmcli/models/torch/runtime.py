@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.runtime import Array, Ints, Runtime, Scores, check_context, check_input
+from llmcli.models.runtime import Array, Ints, Runtime, Scores, check_context
 from llmcli.models.torch.devices import memory_errors
 from llmcli.models.torch.transformer import LanguageModel, LayerKVCache
 
@@ -68,7 +68,7 @@ class TorchRuntime(Runtime):
     def continuation_logits(self, texts: Sequence[Sequence[int]]) -> Iterator[Array]:
         """See `Runtime`: batches of texts padded at their ends, each with a copy of the cache."""
         longest = max(map(len, texts))
-        check_input(range(longest), self.length, self.context)
+        self.check_input(range(longest))
         together = max(1, CACHED_TOKENS // (self.length + longest))
         for first in range(0, len(texts), together):
             batch = texts[first : first + together]
@@ -93,7 +93,7 @@ class TorchRuntime(Runtime):
     def _process(self, ids: Sequence[int], span: slice) -> Array:
         """Process at least one token; return the logits [., V] after the tokens in `span` only, because the
         logits of all tokens would take gigabytes."""
-        check_input(ids, self.length, self.context)
+        self.check_input(ids)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         return self._logits(self._model.hidden_states(batch, self._caches)[0, span])
 

@@ -10,8 +10,11 @@ from llmcli.data.tokenizers.tokenizer import Tokenizer, stream_decoder
 from llmcli.errors import WRONG_USAGE, LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.next_words import next_tokens, next_words
 from llmcli.generation.token_healing import Prompt, last_tokens
+from llmcli.models.ngram_runtime import network_of
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Check, Runtime
 from llmcli.pages.explanation_json import comparison_json, explanation_json
 from llmcli.server.api.bodies import ExpertsBody, ExplainBody, MemoryBody, NextBody, PromptBody, conversation
@@ -55,17 +58,16 @@ async def next_word_list(call: Call, body: NextBody) -> JsonObject:
         check_ids("token_id", [body.token_id], call.model)
     answer: JsonObject = {"model": call.model.name}
     if body.unit == "tokens":
-        tokens = await call.analyze(lambda runtime, _: next_tokens(runtime, tokenizer, prompt, body.sampling))
+        tokens = await call.analyze(lambda runtime: next_tokens(runtime, tokenizer, prompt, body.sampling))
         answer |= _tokens_json(tokens, tokenizer, body, title)
     else:
         words = await call.analyze(
-            lambda runtime, check: next_words(
+            lambda runtime: next_words(
                 runtime,
                 tokenizer,
                 prompt,
                 sampling=body.sampling,
                 evaluations=body.max_evaluations,
-                check=check,
             )
         )
         answer |= words.as_json(title, body.n)
@@ -119,20 +121,23 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
     other = None
     if (compared := body.compare) is not None:
         other = await call.search(lambda _: encode_prompt("compare", compared, call.model, **options))
-    return await call.analyze(
-        lambda runtime, check: _explain(runtime, call.model, body, (prompt, other), check)
-    )
+    return await call.analyze(lambda runtime: _explain(runtime, call.model, body, prompt, other))
 
 
 def _explain(
     runtime: Runtime,
     model: ServedModel,
     body: ExplainBody,
-    prompts: tuple[Prompt, Prompt | None],
-    check: Check,
+    prompt: Prompt,
+    other: Prompt | None,
 ) -> JsonObject:
     """Runs in a thread of the engine."""
-    prompt, other = prompts
+
+    def open_network(checkpoint: Checkpoint) -> NumpyRuntime:
+        network = model.readable_runtime(checkpoint)
+        network.check = network_of(runtime).check
+        return network
+
     title = body.messages[-1].message.content if body.messages else _text(body.prompt, model)
     subject = choose_explained_model(
         model.source,
@@ -140,8 +145,7 @@ def _explain(
         prompt,
         on_note=lambda note: None,
         runtime=runtime,
-        open_network=model.readable_runtime,
-        check=check,
+        open_network=open_network,
     )
     options: dict[str, Any] = {
         "candidates": body.n,
@@ -149,7 +153,6 @@ def _explain(
         "predictor": subject.predictor,
         "ablates": "effects" in body.include,
         "evaluations": body.max_evaluations if "next" in body.include and body.messages is None else 0,
-        "check": check,
     }
     attention = "attention" in body.include
     if not body.without and other is None:
@@ -194,19 +197,18 @@ async def expert_weights(call: Call, body: ExpertsBody) -> JsonObject:
     check_ids("token_ids", ids, model)
     prompt = await call.search(lambda _: _encode(body, model, len(ids)))
     bos_ids = model.tokenizer.bos_ids
-    weights = await call.analyze(lambda run, check: _expert_weights(run, prompt.ids, ids, bos_ids, check))
+    weights = await call.analyze(lambda runtime: _expert_weights(runtime, prompt.ids, ids, bos_ids))
     return {"model": model.name, "experts": model.experts, "weights": weights}
 
 
 def _expert_weights(
-    runtime: Runtime, prompt: list[int], ids: list[int], bos_ids: list[int], check: Check
+    runtime: Runtime, prompt: list[int], ids: list[int], bos_ids: list[int]
 ) -> list[list[float]]:
     """Return the weights [T][n] of the experts that predicted each of `ids`; runs in a thread of the engine.
     When the context is full, its oldest tokens are removed, as in generation."""
     read = list(prompt)
     rows = []
     for token in ids:
-        check()
         if runtime.length == runtime.context:
             runtime.shift(read[:-1])
         runtime.prefill(read[-1:] if runtime.length else last_tokens(read, runtime.context, bos_ids))

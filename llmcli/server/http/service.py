@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
 from llmcli.generation.engine.engine import Engine
+from llmcli.models.ngram_runtime import network_of
 from llmcli.models.runtime import Check, Runtime
 from llmcli.server.api.models import Models, ServedModel
 from llmcli.server.api.schema import Body, Operation, parse_object
@@ -64,19 +65,22 @@ class Call:
         async with self.service.preparing if takes_long or self.is_large else nullcontext():
             return await run_in_threadpool(function)
 
-    async def analyze(self, function: Callable[[Runtime, Check], T]) -> T:
-        """Run a function on a fork of the model's runtime, in a thread of the engine. The function must
-        regularly call its second argument, `check`, which raises an exception once the client has left or the
-        time is up. Raises ApiError and ClientDisconnect."""
-        engine = self.service.engine
-        name = self.model.name
-        return await self._bounded(
-            lambda check: asyncio.wrap_future(engine.run(name, lambda runtime: function(runtime, check)))
-        )
+    async def analyze(self, function: Callable[[Runtime], T]) -> T:
+        """Run a function on a fork of the model's runtime, in a thread of the engine. The runtime raises an
+        exception once the client has left or the time is up. Raises ApiError and ClientDisconnect."""
+
+        def start(check: Check) -> Awaitable[T]:
+            def run(runtime: Runtime) -> T:
+                network_of(runtime).check = check
+                return function(runtime)
+
+            return asyncio.wrap_future(self.service.engine.run(self.model.name, run))
+
+        return await self._bounded(start)
 
     async def search(self, function: Callable[[Check], T]) -> T:
-        """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate
-        thread."""
+        """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate thread
+        and should regularly call its argument."""
         return await self._bounded(lambda check: self._when_free(lambda: function(check)))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:

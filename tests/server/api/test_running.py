@@ -260,7 +260,8 @@ def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
     """It goes on until it asks whether anybody waits, and then ends."""
     began, left, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def analysis(*_, check, **__):
+    def analysis(subject, *_, check=None, **__):
+        check = check or subject.check
         check()
         began.set()
         left.wait(60)
