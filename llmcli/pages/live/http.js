@@ -60,7 +60,6 @@ function sampling({ temperature, topP, minP, stop, system, ...more }) { // `more
   return { ...filters({ temperature, topP, minP }), ...more, ...(stop ? { stop: stop.split("\n").filter(Boolean) } : {}) };
 }
 const decode = (bytes) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(bytes), { stream: true }); // without an incomplete end
-const withoutSpace = (text) => (data.prefix_space ? text.replace(/^ /, "") : text);
 const idsOf = (choice) => (choice.logprobs?.content ?? []).map(({ id }) => id);
 // The words of an explanation, or of two; if none was found, tokens in their place.
 function pairsOf({ next, next_tokens: tokens, second }, isEnd) {
@@ -177,7 +176,7 @@ const atOnce = {
     const listed = next.some(({ id }) => id === token.id) ? next : [...next, token];
     const before = ids.slice(prefix, position).flatMap((id) => knownTokens.get(id).bytes);
     return { rank: token.rank, choices: listed.map(({ id, text: label, bytes, probability }) => (
-      { id, label, probability, text: bytes.length ? withoutSpace(decode([...before, ...bytes])) : null }
+      { id, label, probability, text: bytes.length ? withoutSpace(decode([...before, ...bytes]), data) : null }
     )) };
   },
 

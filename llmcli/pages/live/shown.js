@@ -8,6 +8,8 @@ class Problem extends Error {
     this.values = values;
   }
 }
+// A text without the space that SentencePiece puts before it.
+const withoutSpace = (text, { prefix_space: space }) => (space ? text.replace(/^ /, "") : text);
 const textOf = ({ message, values }) => (values ? [message, values] : ["failed", { error: message }]);
 
 // Answers requests {id, type, ...} with messages {id, ...} to `send`, the last of which is `done`. A new request for one

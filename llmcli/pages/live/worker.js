@@ -29,9 +29,6 @@ const promptOf = ({ text, ids, prefix, written }) => (
   ids ? { head: ids, tail: [], inWord: false, prefix, written } : readText(text, tokenizer)
 );
 
-// A text without the space that SentencePiece puts before it.
-const withoutSpace = (text) => (tokenizer.prefix_space ? text.replace(/^ /, "") : text);
-
 // A choice of `nextTokens` as the page shows it. `added` is what a click adds to the text.
 const shownToken = ({ path, added: bytes, probability }) => {
   const added = completeText(bytes);
@@ -131,7 +128,7 @@ const jobs = {
     const pieces = generate(runtime, vocabulary, prompt, settings, check, count, chat.stop_ids);
     for await (const { piece = "", ...found } of pieces) {
       text += piece;
-      yield { content: withoutSpace(text), ...found };
+      yield { content: withoutSpace(text, tokenizer), ...found };
     }
   },
 };
@@ -148,7 +145,7 @@ const atOnce = {
     const probabilities = samplingProbabilities(allowed, PLAIN), ranked = byProbability(probabilities);
     const listed = ranked.slice(0, SHOWN);
     const start = ids.slice(prefix, position).map((id) => tokenizer.tokens[id]).join("");
-    const textOf = (bytes) => (bytes ? withoutSpace(completeText(start + bytes)) : null); // a control token
+    const textOf = (bytes) => (bytes ? withoutSpace(completeText(start + bytes), tokenizer) : null); // a control token
     if (!listed.includes(ids[position])) listed.push(ids[position]);
     return { rank: ranked.indexOf(ids[position]) + 1, choices: listed.map((id) => (
       { id, label: tokenizer.label(id), probability: probabilities[id], text: textOf(tokenizer.tokens[id]) }
