@@ -254,20 +254,20 @@ def choose_together(texts: Sequence[GeneratedText], logits: Array) -> list[Chose
         allowed = np.stack([every if mask is None else mask for mask in masks])
     allowed_logits = masked(rows, allowed)
     tokens = allowed_logits.argmax(axis=1)
-    if drawn := [i for i, text in enumerate(texts) if text.sampling.temperature]:
-        samplings = [texts[i].sampling for i in drawn]
-        temperatures = np.array([usable_temperature(sampling.temperature) for sampling in samplings])
-        drawn_logits = allowed_logits[drawn]
-        scaled = (drawn_logits - drawn_logits.max(axis=1, keepdims=True)) / temperatures[:, None]
-        kept = scaled >= np.array([min_logit(sampling.min_p) for sampling in samplings])[:, None]
-        for i, row, kept_row in zip(drawn, scaled, kept, strict=True):
-            candidates = np.flatnonzero(kept_row)
-            tokens[i] = candidates[texts[i]._sampler.draw(row[candidates])]
+    samplings = [text.sampling for text in texts]
+    if any(sampling.temperature for sampling in samplings):
+        temperatures = np.array([[usable_temperature(sampling.temperature)] for sampling in samplings])
+        scaled = (allowed_logits - allowed_logits.max(axis=1, keepdims=True)) / temperatures
+        kept = scaled >= np.array([[min_logit(sampling.min_p)] for sampling in samplings])
+        for i, text in enumerate(texts):
+            if text.sampling.temperature:
+                candidates = np.flatnonzero(kept[i])
+                tokens[i] = candidates[text._sampler.draw(scaled[i][candidates])]
     shifted = rows - highest
     chosen = shifted[np.arange(len(rows)), tokens].astype(np.float64)
     logprobs = chosen - np.log(np.exp(shifted).sum(axis=1).astype(np.float64))  # as token_logprob
-    for i, choice in zip(together, zip(tokens.tolist(), logprobs.tolist(), strict=True), strict=True):
-        choices[i] = choice
+    for i, token, logprob in zip(together, tokens.tolist(), logprobs.tolist(), strict=True):
+        choices[i] = token, logprob
     return choices
 
 

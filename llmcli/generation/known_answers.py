@@ -147,15 +147,12 @@ class KnownAnswersChat(Chat):
     def __init__(
         self,
         assistant: Assistant,
-        known: KnownAnswers,
+        finder: AnswerFinder,
         sampling: SamplingConfig,
         messages: Iterable[Message] = (),
-        *,
-        min_confidence: float | None = None,
     ) -> None:
-        """By default, the minimum is the one in the file."""
         super().__init__(assistant, sampling, messages)
-        self._finder = AnswerFinder(known, min_confidence)
+        self._finder = finder
         self.unknown = _UNKNOWN[language_of(self._finder.answers)]
         self.last: KnownAnswer | None = None
 

@@ -95,7 +95,7 @@ def test_the_network_is_not_asked_if_it_has_no_weight() -> None:
 
 
 def test_a_chat_says_that_it_does_not_know(assistant: Assistant) -> None:
-    chat = KnownAnswersChat(assistant, KNOWN, SamplingConfig())
+    chat = KnownAnswersChat(assistant, AnswerFinder(KNOWN), SamplingConfig())
     texts = [
         "".join(event.text for event in chat.answer(text) if isinstance(event, Piece))
         for text in ("Are you open?", "Sing a song!")

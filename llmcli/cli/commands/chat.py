@@ -88,11 +88,10 @@ def chat(options: _Options) -> None:
     system = [Message("system", utf8_argument(options.system, "system message"))] if options.system else []
     conversation = Chat(assistant, sampling, system)
     if options.known_answers:
-        from llmcli.generation.known_answers import KnownAnswersChat, open_known_answers
+        from llmcli.generation.known_answers import AnswerFinder, KnownAnswersChat, open_known_answers
 
-        conversation = KnownAnswersChat(
-            assistant, open_known_answers(source), sampling, system, min_confidence=options.min_confidence
-        )
+        finder = AnswerFinder(open_known_answers(source), options.min_confidence)
+        conversation = KnownAnswersChat(assistant, finder, sampling, system)
     if options.batch:
         _run_batch(options, path, conversation, system, choices or [])
     elif choices:

@@ -235,7 +235,7 @@ class GenerationBody(Body):
             raise invalid(
                 "min_tokens", f"must be at most max_tokens, {self.most_tokens:,}, found {self.min_tokens:,}"
             )
-        name, _ = self.constraint
+        name = self.constraint[0]
         if self.choices:
             try:
                 check_choices(self.choices, name)
@@ -252,38 +252,36 @@ class GenerationBody(Body):
         return self.default_max_tokens if self.max_tokens is None else self.max_tokens
 
     @cached_property
-    def constraint(self) -> tuple[str, Grammar | tuple[str, ...] | None]:
-        """(name of the field that constrains the text, grammar or choices); ("", None) without a constraint.
-        Raises ApiError for several constraints."""
+    def constraint(self) -> tuple[str, Grammar | None, tuple[str, ...]]:
+        """(name of the field that constrains the text, grammar, choices), of which only one is given; the name
+        is "" without a constraint. Raises ApiError for several constraints."""
         nested = self.structured_outputs or StructuredOutputs()
-        given: list[tuple[str, Grammar | tuple[str, ...]]] = []
+        given: list[tuple[str, Grammar | None, tuple[str, ...]]] = []
         if self.response_format:
-            given.append(("response_format", self.response_format))
+            given.append(("response_format", self.response_format, ()))
         if nested.choice:
-            given.append(("structured_outputs.choice", tuple(nested.choice)))
+            given.append(("structured_outputs.choice", None, tuple(nested.choice)))
         for kind, text in (("regex", nested.regex), ("grammar", nested.grammar)):
             if text is not None:  # an empty text is also a constraint: it is invalid, or allows one text
-                given.append((f"structured_outputs.{kind}", Grammar(kind, text)))
+                given.append((f"structured_outputs.{kind}", Grammar(kind, text), ()))
         if len(given) > 1:
             raise invalid(given[0][0], f"and {given[1][0]} both constrain the text; give only one of them")
-        return given[0] if given else ("", None)
+        return given[0] if given else ("", None, ())
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The texts from which one is chosen; () if the text is not restricted to choices."""
-        constraint = self.constraint[1]
-        return constraint if isinstance(constraint, tuple) else ()
+        return self.constraint[2]
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
         """Return the settings for each of the n texts, which differ in their seeds."""
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        _, constraint = self.constraint
         settings = SamplingConfig(
             max_tokens=max_tokens,
             stop=stop,
             logit_bias=tuple(self.logit_bias.items()),
-            grammar=constraint if isinstance(constraint, Grammar) else None,
+            grammar=self.constraint[1],
             **{name: getattr(self, name) for name in SAMPLING if name not in ("max_tokens", "seed")},
         )
         return [replace(settings, seed=seed + number) for number in range(self.n)]

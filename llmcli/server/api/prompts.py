@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llmcli.config import Grammar
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Message
 from llmcli.errors import LLMError, brief
@@ -55,11 +54,11 @@ def compile_constraint(body: GenerationBody, model: ServedModel, *, is_answer: b
     """Compile the grammar of the text, if there is one. Raises ApiError for a grammar that no text can match,
     and for biases of tokens outside the vocabulary."""
     check_ids("logit_bias", list(body.logit_bias), model)
-    name, constraint = body.constraint
-    if not isinstance(constraint, Grammar):
+    name, grammar, _ = body.constraint
+    if grammar is None:
         return None
     try:
-        return compile_grammar(constraint, model.tokenizer, is_answer=is_answer)
+        return compile_grammar(grammar, model.tokenizer, is_answer=is_answer)
     except LLMError as error:
         raise ApiError(f"{name}: {error}", param=name) from error
 

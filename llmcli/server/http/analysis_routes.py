@@ -116,11 +116,13 @@ async def explain_prompt(call: Call, body: ExplainBody) -> JsonObject:
         check_ids("token_id", [body.token_id], call.model)
     call.entry.prompt = body.messages[-1].message.content if body.messages else str(body.prompt)
     options = {"literal": body.literal, "cuts": body.truncate_prompt_tokens is not None}
-    written = body.generated_tokens
-    prompt = await call.search(lambda _: _encode(body, call.model, 1, written=written, **options))
-    other = None
-    if (compared := body.compare) is not None:
-        other = await call.search(lambda _: encode_prompt("compare", compared, call.model, **options))
+
+    def encode(_: Check) -> tuple[Prompt, Prompt | None]:
+        prompt = _encode(body, call.model, 1, written=body.generated_tokens, **options)
+        other = body.compare
+        return prompt, None if other is None else encode_prompt("compare", other, call.model, **options)
+
+    prompt, other = await call.search(encode)
     return await call.analyze(lambda runtime: _explain(runtime, call.model, body, prompt, other))
 
 

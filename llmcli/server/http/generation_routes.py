@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from llmcli.config import Grammar
 from llmcli.generation.engine.requests import stopping
 from llmcli.server.api.answers import Answer, chat_completion, completion
 from llmcli.server.api.bodies import ChatBody, CompletionBody, GenerationBody
@@ -34,11 +33,9 @@ async def chat_completions(call: Call, body: ChatBody) -> Response:
 
 
 async def _generate(call: Call, body: GenerationBody, prepare: Callable[[], Answer]) -> Response:
-    has_grammar = isinstance(body.constraint[1], Grammar)
+    name, grammar, _ = body.constraint
     is_class = call.service.classroom is not None
-    answer = (
-        None if is_class and body.constraint[0] else await call.in_thread(prepare, takes_long=has_grammar)
-    )
+    answer = None if is_class and name else await call.in_thread(prepare, takes_long=grammar is not None)
     if answer is None or (is_class and len(answer.requests) > 1):
         message = (
             "a class code allows one prompt, with n=1 and without constraints on the text; "

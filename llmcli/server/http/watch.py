@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -36,7 +37,6 @@ class WatchServer:
         self._shown = self.state
         self._asked = -math.inf  # time of the last request for the state
         self._model: tuple[str, Callable[[], bytes]] | None = None
-        self._made: bytes | None = None
         self._making = threading.Lock()
         self._listener = bind(host, port)
         self.urls = urls(self._listener)
@@ -54,7 +54,7 @@ class WatchServer:
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
         """Offer the page of the finished model under a file name; `make` is called when it is requested."""
-        self._model = name, make
+        self._model = name, cache(make)
 
     def stop(self) -> None:
         """Stop serving, once an open page has the last state, and the page of the model is built if it was
@@ -81,10 +81,8 @@ class WatchServer:
                 return PlainTextResponse("the model is not finished yet", 404, HEADERS)
             name, make = self._model
             try:
-                self._made = self._made or make()
+                made = make()
             except LLMError as error:
                 return PlainTextResponse(str(error), 400, HEADERS)
         saved = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
-        return HTMLResponse(
-            self._made, headers=HEADERS | (saved if "download" in request.query_params else {})
-        )
+        return HTMLResponse(made, headers=HEADERS | (saved if "download" in request.query_params else {}))

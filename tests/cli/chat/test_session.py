@@ -13,7 +13,7 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.formats.training_record import KnownAnswers
 from llmcli.generation.chat import Assistant, Chat
-from llmcli.generation.known_answers import KnownAnswersChat
+from llmcli.generation.known_answers import AnswerFinder, KnownAnswersChat
 from tests.generation.conversations import ASSISTANT, END, USER, CountingModel, Letters, Turns, answering
 
 LETTERS = Letters()
@@ -147,7 +147,8 @@ def test_set_refuses_a_maximum_below_the_minimum(capsys: pytest.CaptureFixture[s
 
 def test_set_is_refused_with_known_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assistant = Assistant(CountingModel(answering("ca")), LETTERS, Turns(LETTERS))
-    chat = KnownAnswersChat(assistant, KnownAnswers(pairs=(("x", "ca"),), min_confidence=0.1), SamplingConfig())
+    finder = AnswerFinder(KnownAnswers(pairs=(("x", "ca"),), min_confidence=0.1))
+    chat = KnownAnswersChat(assistant, finder, SamplingConfig())
     Session(chat, Lines("/set temperature 1", "/set").read, source=None).run()  # type: ignore[arg-type]
     shown = capsys.readouterr().err
     assert shown == 2 * "error: /set has no effect with --known-answers\n"
