@@ -45,7 +45,7 @@ def decode(runtime: Runtime, text: "GeneratedText") -> Iterator[Piece]:
     if not text.sampling.max_tokens:
         yield text.end("length")
     if text.finish_reason is None and not runtime.length:  # prefill: process the prompt
-        logits = runtime.prefill(last_tokens(text.ids, runtime.context, text.bos_ids))
+        logits = runtime.prefill(last_tokens(text.ids, runtime.context, text.tokenizer.bos_ids))
         yield from text.append(text.choose(logits))  # sample: draw the next token from its probabilities
     while text.finish_reason is None:
         if runtime.length == runtime.context:
@@ -92,11 +92,10 @@ def generate(
     """
     encoded = Prompt.of(prompt, tokenizer, literal=literal)
     text = GeneratedText(tokenizer, encoded.ids, sampling)
-    tokenizer = tokenizer.of_any_bytes if text.sampling.grammar else tokenizer
     runtime.rewind()
     # it may end inside a token or inside a word
     if text.sampling.max_tokens and (encoded.tail or encoded.in_word):
-        yield from text.add_first(read_prompt(runtime, tokenizer, encoded))
+        yield from text.add_first(read_prompt(runtime, text.tokenizer, encoded))
     yield from decode(runtime, text)
 
 
@@ -117,13 +116,13 @@ class GeneratedText:
         settings, if there is one."""
         self.ids = list(ids)  # prompt and text, without the token that ends it
         self.drafts = Drafts()
-        self.bos_ids = tokenizer.bos_ids
         self.tokens = 0  # number of new tokens
         self.finish_reason: str | None = None
         self.last_token: ChosenToken | None = None  # the token that ended the text, and its log probability
         self._sampler = how if isinstance(how, Sampler) else Sampler(how)
         self._decoder = stream_decoder()
         self.sampling = sampling = self._sampler.config
+        self.tokenizer = tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
         self._end_ids = {*tokenizer.eos_ids, *stop_ids}
         # an answer has SentencePiece's space before its first word
         self._strips_space = bool(stop_ids) and tokenizer.adds_prefix_space

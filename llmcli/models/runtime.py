@@ -28,7 +28,7 @@ LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 
 
 def no_check() -> None:
-    """Let the work go on."""
+    """Do nothing."""
 
 
 class Runtime(ABC):

@@ -58,12 +58,11 @@ class GeneratedSequence:
         context."""
         prompt, sampling = self.request.prompt, self.request.sampling
         runtime, tokenizer = self.opened.result()
-        tokenizer = tokenizer.of_any_bytes if sampling.grammar else tokenizer
-        self._tokenizer = tokenizer
-        self._context = runtime.context
-        self._token_bytes = tokenizer.vocabulary.token_bytes
         ids = prompt.ids
         self.text = GeneratedText(tokenizer, ids, sampling, self.request.stop_ids, self.request.grammar)
+        self._tokenizer = self.text.tokenizer
+        self._context = runtime.context
+        self._token_bytes = tokenizer.vocabulary.token_bytes
         # tokens to process before the next one can be chosen
         self._pending: Sequence[int] = prompt.split(self._context, tokenizer.bos_ids)[0]
         self._cached_ids: list[int] = []  # the tokens in the cache
