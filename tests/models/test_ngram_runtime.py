@@ -1,6 +1,7 @@
 """A network with its n-gram cache, compared with the two apart."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -134,7 +135,8 @@ def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
     class Given:
         """A text whose tokens are given, not chosen."""
 
-        finish_reason, bos_ids, sampling, tokens = None, (), SamplingConfig(), 0
+        finish_reason, sampling, tokens = None, SamplingConfig(), 0
+        tokenizer = SimpleNamespace(bos_ids=())
         ids, following, drafts = text(40), text(60, seed=1), Drafts()
 
         def choose(self, logits: Array) -> ChosenToken:
