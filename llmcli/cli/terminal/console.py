@@ -16,6 +16,7 @@ from llmcli.signals import cleaning_up
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 NOTE_SECONDS = 10.0  # between two progress notes, without a terminal
 MAX_ERROR_LENGTH = 2_000  # characters: a damaged file may cause far longer messages
@@ -144,6 +145,10 @@ def prompt(text: str) -> None:
 def write_line(line: str, stream: TextIO) -> None:
     """Print a line. Untrusted text in it must have passed through `visible`."""
     print(line, file=stream, flush=True)
+
+
+def draw(drawing: "Table", stream: TextIO) -> None:
+    rich_console(stream).print(drawing)
 
 
 def rich_console(stream: TextIO) -> "Console":

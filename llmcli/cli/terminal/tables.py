@@ -56,7 +56,7 @@ def table(
         )
     for row in cells:
         drawn.add_row(*map(Text, row))
-    console.rich_console(stream).print(drawn)
+    console.draw(drawn, stream)
 
 
 def tab_separated(cells: Iterable[str], stream: TextIO | None = None) -> None:
