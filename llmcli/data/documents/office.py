@@ -187,8 +187,15 @@ class _Reader:
                 self._open[-1].is_item = attributes.get("val") != "0" and not self._open[-1].is_heading
             case "item":
                 self._item_begins = True
-            case "note" | "reference":
-                self._start_note(element, attributes)
+            case "note" | "reference" as role:
+                self._note_number += 1
+                mark = f"[{self._note_number}]"
+                self._add(mark)
+                if role == "reference":
+                    text = self._texts_of_notes.get((element, attributes.get("id", "")), "")
+                    self._notes.append(f"{mark} {text}")
+                else:
+                    self._open_notes += 1
             case "style":
                 if self._open:
                     self._open[-1].is_heading = bool(_HEADING.match(attributes.get("val", "")))
@@ -197,15 +204,6 @@ class _Reader:
             case characters:
                 count = attributes.get("c", "1")[:3]  # <text:s text:c="3"/> stands for three spaces
                 self._add(characters * (min(int(count), _MAX_SPACES) if count.isdecimal() else 1))
-
-    def _start_note(self, element: str, attributes: Mapping[str, str]) -> None:
-        self._note_number += 1
-        self._add(f"[{self._note_number}]")
-        if self._markup[element] == "reference":
-            text = self._texts_of_notes.get((element, attributes.get("id", "")), "")
-            self._notes.append(f"[{self._note_number}] {text}")
-        else:
-            self._open_notes += 1
 
     def _end(self, element: str) -> None:
         match self._markup.get(element):

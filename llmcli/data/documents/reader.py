@@ -119,12 +119,12 @@ class _ProcessReader:
         self._last_sent_at = 0.0  # time of the last frame from the process; 0 while it is idle
 
     @property
-    def _member(self) -> str:
-        return self._members[len(self._position)]
+    def _name(self) -> str:
+        return self._names[len(self._position)]
 
     @property
-    def _name(self) -> str:
-        return f"{self._file}/{self._member}".rstrip("/")
+    def _member(self) -> str:
+        return self._name[len(self._file) + 1 :]
 
     def end_if_silent(self, seconds: float = 0.0) -> None:
         """Kill the process if it reads a file, and has sent nothing for over `seconds`."""
@@ -146,8 +146,8 @@ class _ProcessReader:
             for _ in range(1 + _MAX_RESTARTS):
                 # position of the current document, or else of the archive or collection around it
                 self._position: Position = []
-                # paths in the archive: of the archives around the item at this position, then of the item
-                self._members = [""]
+                # names of the archives around the item at this position, then of the item
+                self._names = [name]
                 request = {
                     "path": str(path.absolute()),
                     "name": name,
@@ -195,7 +195,7 @@ class _ProcessReader:
             if "done" in header:
                 break
             self._position = header["at"]
-            self._members[len(self._position) :] = [header["member"]]
+            self._names[len(self._position) :] = [header["name"]]
             self._on_read(self._name, 0)
             if "kind" in header:
                 is_begun = True

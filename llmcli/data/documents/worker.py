@@ -7,15 +7,16 @@ limits and may die at any time; reader.py then starts a new one.
 A request is {"path": PATH, "name": NAME, "reading": OPTIONS, "after": POSITION, "limits": {}}, where OPTIONS
 are `ReadOptions`. The answer has these frames for each document or other file after POSITION (null: for all):
 
-    {"at": POSITION, "member": MEMBER, "kind": KIND, "bytes": SIZE, "content": SIZE}
+    {"at": POSITION, "name": NAME, "kind": KIND, "bytes": SIZE, "content": SIZE}
     {"data": SIZE} and the bytes, several times
     {"end": PROBLEM, "skipped": {REASON: COUNT}, "data": SIZE} and the bytes
 
-MEMBER is the path in the archive. A POSITION is a list of numbers: of the member in the archive, of the
-member in a nested archive, and so on, and of the document in a collection. The data are text in UTF-8; for a
-Parquet table, the lines of `table_lines`; for any other file (KIND is ""), its content of "content" bytes (0
-if unknown). A frame {"at": POSITION, "member": MEMBER} precedes each file in an archive. The last frame is
-{"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM is one line for users.
+NAME is the name of the file, followed by the path in the archive. A POSITION is a list of numbers: of the
+member in the archive, of the member in a nested archive, and so on, and of the document in a collection. The
+data are text in UTF-8; for a Parquet table, the lines of `table_lines`; for any other file (KIND is ""), its
+content of "content" bytes (0 if unknown). A frame {"at": POSITION, "name": NAME} precedes each file in an
+archive. The last frame is {"done": PROBLEM}, where PROBLEM prevented reading the rest of the file. A PROBLEM
+is one line for users.
 """
 
 import contextlib
@@ -89,19 +90,7 @@ def _answer(request: dict[str, Any], write: WriteFrame) -> dict[str, str]:
         return {"done": f"{request['name']} cannot be read: {error.strerror or error}"}
     with file:
         size = os.fstat(file.fileno()).st_size
-        return {"done": _read(_AnswerWriter(write, request, size), file, "", [], size)}
-
-
-def _problem(name: str, error: Exception) -> str:
-    """Describe an error in one line."""
-    if isinstance(error, LLMError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"{name} needs over {FileLimits.memory >> 20:,} MB of memory"
-    text = " ".join(str(error).split())
-    if not isinstance(error, ExtractionError):
-        text = f"is damaged ({text or type(error).__name__})"
-    return f"{name} {text if len(text) <= _MAX_PROBLEM else f'{text[:_MAX_PROBLEM]}...'}"
+        return {"done": _read(_AnswerWriter(write, request, size), file, request["name"], [], size)}
 
 
 class _AnswerWriter:
@@ -123,9 +112,6 @@ class _AnswerWriter:
         self._content = bytearray()  # to send in the next frame
         self._limit_processor_time(file_bytes)
         end_after(self.limits.stalled_seconds)
-
-    def name_of(self, member: str) -> str:
-        return f"{self._name}/{member}".rstrip("/")
 
     @contextlib.contextmanager
     def limited(self, name: str, file_bytes: int, *, is_archive: bool = False) -> Iterator[None]:
@@ -165,21 +151,21 @@ class _AnswerWriter:
         if self._members > self._allowed_members:
             raise _LimitError(self._name, f"has over {self._allowed_members:,} members")
 
-    def enter(self, at: Position, member: str) -> bool:
+    def enter(self, at: Position, name: str) -> bool:
         """Begin a file in an archive. Returns whether to read it, which is False if it was read before."""
         if self._is_before(at):
             return False
-        self._send({"at": at, "member": member})
+        self._send({"at": at, "name": name})
         return True
 
-    def begin(self, at: Position, member: str, kind: str, size: int, content: int = 0) -> bool:
+    def begin(self, at: Position, name: str, kind: str, size: int, content: int = 0) -> bool:
         """Begin a document or another file. Returns whether to read it, which is False if it was read
         before."""
         self.begun += 1
-        self.current = "" if self._is_before(at) else self.name_of(member)
+        self.current = "" if self._is_before(at) else name
         if self.current:
             self._limit_processor_time(size)
-            self._send({"at": at, "member": member, "kind": kind, "bytes": size, "content": content})
+            self._send({"at": at, "name": name, "kind": kind, "bytes": size, "content": content})
         return bool(self.current)
 
     def _is_before(self, at: Position) -> bool:
@@ -220,13 +206,12 @@ class _AnswerWriter:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-def _read(answer: _AnswerWriter, file: File, member: str, at: Position, size: int) -> str:
+def _read(answer: _AnswerWriter, file: File, name: str, at: Position, size: int) -> str:
     """Send the text or document in a file, or the contents of an archive. Returns the problem that prevented
     reading all of it, or "". Raises _LimitError if the archive around it exceeds a limit."""
     begun = answer.begun
-    name = answer.name_of(member)
     try:
-        _read_file(answer, file, member, at, size)
+        _read_file(answer, file, name, at, size)
         return ""
     except BrokenPipeError:
         raise
@@ -237,24 +222,30 @@ def _read(answer: _AnswerWriter, file: File, member: str, at: Position, size: in
             raise
         is_kept = answer.begun > begun and not answer.current
         problem = error.problem + ("; the rest is skipped" if is_kept else "")
+    except LLMError as error:
+        problem = str(error)
     except Exception as error:
-        problem = _problem(answer.current or name, error)
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError):
+            text = f"needs over {FileLimits.memory >> 20:,} MB of memory"
+        elif not isinstance(error, ExtractionError):
+            text = f"is damaged ({text or type(error).__name__})"
+        text = text if len(text) <= _MAX_PROBLEM else f"{text[:_MAX_PROBLEM]}..."
+        problem = f"{answer.current or name} {text}"
     if not answer.current:
         return problem
     answer.end(problem)
     return ""
 
 
-def _read_file(answer: _AnswerWriter, file: File, member: str, at: Position, size: int) -> None:
-    """Like `_read`, but raises the exceptions. `member` is the path in the archive around it, which can only
-    be read forwards."""
-    name = answer.name_of(member)
+def _read_file(answer: _AnswerWriter, file: File, name: str, at: Position, size: int) -> None:
+    """Like `_read`, but raises the exceptions. A file in an archive can only be read forwards."""
     content = file
     unpacked = 0
     start = file.read(START_BYTES)
     with contextlib.ExitStack() as stack:
         if program := compression(start):
-            if member:
+            if at:
                 with answer.limited(name, size):
                     content = stack.enter_context(_spooled(answer, file, start))
             content.seek(0)
@@ -268,14 +259,14 @@ def _read_file(answer: _AnswerWriter, file: File, member: str, at: Position, siz
         stack.enter_context(answer.limited(name, size, is_archive=is_archive))
         if known is None:
             if problem := file_types.describe_binary(name, start):
-                _refuse(answer, member, at, problem)
-            elif answer.begin(at, member, "", size, unpacked):
+                _refuse(answer, name, at, problem)
+            elif answer.begin(at, name, "", size, unpacked):
                 for block in itertools.chain([start], _blocks(content)):
                     answer.add(block)
                 answer.end()
             return
         is_read_in_order = known is not file_types.ZIP and known.module in _READ_IN_ORDER
-        if (program and not is_read_in_order) or (member and not program):
+        if (program and not is_read_in_order) or (at and not program):
             content = stack.enter_context(_spooled(answer, content, start))
         content.seek(0)
         if known is file_types.ZIP:
@@ -283,17 +274,16 @@ def _read_file(answer: _AnswerWriter, file: File, member: str, at: Position, siz
             is_archive = known is file_types.ZIP
             stack.enter_context(answer.limited(name, size, is_archive=is_archive))
         if is_archive:
-            _read_members(answer, content, member, at)
+            _read_members(answer, content, name, at)
         else:
-            _read_document(answer, content, member, at, known, size)
+            _read_document(answer, content, name, at, known, size)
 
 
-def _read_members(answer: _AnswerWriter, file: File, path: str, at: Position) -> None:
+def _read_members(answer: _AnswerWriter, file: File, name: str, at: Position) -> None:
     from llmcli.data.documents import archives
 
     if len(at) == answer.limits.depth:
         raise ExtractionError(f"is an archive inside {len(at)} others and is not read; unpack it first")
-    name = answer.name_of(path)
     skipped = Counter[str]()
     is_empty = True
     for number, (member, content, size) in enumerate(archives.members(file, skipped, answer.count)):
@@ -301,30 +291,29 @@ def _read_members(answer: _AnswerWriter, file: File, path: str, at: Position) ->
         if file_types.is_hidden(member.split("/")):
             continue
         is_empty = False
-        inner = f"{path}/{member}".lstrip("/")
+        inner = f"{name}/{member}"
         place = [*at, number]
         # a problem with one file does not affect the next ones
         if answer.enter(place, inner) and (problem := _read(answer, content, inner, place, size)):
             _send_problem(answer, inner, place, problem)
     if skipped:
         counts = ", ".join(f"{reason} ({number:,})" for reason, number in skipped.items())
-        _send_problem(answer, path, at, f"{name} has members that cannot be read: {counts}")
+        _send_problem(answer, name, at, f"{name} has members that cannot be read: {counts}")
     elif is_empty:
         raise ExtractionError("has no files to read")
 
 
 def _read_document(
-    answer: _AnswerWriter, file: File, member: str, at: Position, known: FileType, size: int
+    answer: _AnswerWriter, file: File, name: str, at: Position, known: FileType, size: int
 ) -> None:
     """Send a document, a table, or each document in a collection."""
-    name = answer.name_of(member)
     skipped = Counter[str]()  # since the last text
     if known is file_types.TABLE and not answer.reading["plain"]:
         from llmcli.data.files import table_lines
 
         blocks: Extracted = table_lines(name, file, answer.reading)
     elif known is file_types.TABLE or not known.module:
-        _refuse(answer, member, at, file_types.describe(name, known))
+        _refuse(answer, name, at, file_types.describe(name, known))
         return
     else:
         blocks = _extracted(name, file, skipped, known)
@@ -342,20 +331,20 @@ def _read_document(
             answer.count_member()
             skipped_in_document.clear()
         place = [*at, number] if known.is_collection else at
-        path = f"{member}/{block.name}".strip("/")
-        if not (answer.begin(place, path, known.kind, block.bytes) or known.is_collection):
+        inner = f"{name}/{block.name}".rstrip("/")
+        if not (answer.begin(place, inner, known.kind, block.bytes) or known.is_collection):
             return
     answer.end("", skipped_in_document + skipped)
 
 
-def _refuse(answer: _AnswerWriter, member: str, at: Position, description: str) -> None:
+def _refuse(answer: _AnswerWriter, name: str, at: Position, description: str) -> None:
     """Report the type of a file that is not read; without advice if it is in an archive."""
-    description = description.partition("; ")[0] if member else description
-    _send_problem(answer, member, at, f"{answer.name_of(member)} {description}")
+    description = description.partition("; ")[0] if at else description
+    _send_problem(answer, name, at, f"{name} {description}")
 
 
-def _send_problem(answer: _AnswerWriter, member: str, at: Position, problem: str) -> None:
-    if answer.begin(at, member, "", 0):
+def _send_problem(answer: _AnswerWriter, name: str, at: Position, problem: str) -> None:
+    if answer.begin(at, name, "", 0):
         answer.end(problem)
 
 

@@ -423,7 +423,7 @@ def test_a_process_that_dies_costs_one_document_or_one_file_in_an_archive(monkey
     def dying(self: reader.ChildProcess, request: dict[str, object]) -> Iterator[tuple[dict[str, object], bytes]]:
         for header, data in frames(self, request):
             yield header, data
-            if deaths and (header.get("member"), "kind" in header) == deaths[0]:
+            if deaths and (str(header.get("name")).partition("/")[2], "kind" in header) == deaths[0]:
                 del deaths[0]
                 self.kill()
                 raise EOFError
