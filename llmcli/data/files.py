@@ -73,25 +73,27 @@ def read_records(
     *,
     reading: ReadOptions,
     copy: TextCopy,
-    text_only: bool = False,
     on_read: OnRead = ignore,
 ) -> ConversationFile | Document:
-    """Read a file as conversations, the text in a column, or plain text; with `text_only`, conversations are
-    read as plain text. Standard input is always plain text. `content` is the open file, or its content
-    stored in `copy`; decoded text is appended to `copy`. Raises LLMError, for example for a malformed record
-    or unknown columns."""
+    """Read a file as conversations, the text in a column, or plain text. Standard input is always plain text.
+    `content` is the open file, or its content stored in `copy`; decoded text is appended to `copy`. Raises
+    LLMError, for example for a malformed record or unknown columns."""
     if isinstance(content, Stored) and content.is_table:
-        return _read_table(name, path, content, copy, text_only)
+        return _read_table(name, path, content, copy, reading.text_only)
     document = decoding.read_document(name, path, content, copy, on_read, reading.encoding)
     start = document.start
     document = replace(document, detail=_markup(start))
     if name == decoding.STANDARD_INPUT or reading.plain:
         return document
     suffix = file_types.suffix_of(name)
-    contents = partial(_contents, document, copy, text_only)
+    contents = partial(_contents, document, copy, reading.text_only)
     if file := _from_text(document, start, suffix, reading, contents, on_read):
         return file
-    if text_only or suffix in TABLE_SUFFIXES or not (turns := read_turns(document, reading.speakers, start)):
+    if (
+        reading.text_only
+        or suffix in TABLE_SUFFIXES
+        or not (turns := read_turns(document, reading.speakers, start))
+    ):
         return document
     return _conversation_file(document, *turns)
 

@@ -194,7 +194,6 @@ def read_sources(
     names: Sequence[str],
     reading: ReadOptions = _AUTOMATIC,
     *,
-    text_only: bool = False,
     splits: Collection[str] = (TRAINING,),
     on_read: OnRead = ignore,
 ) -> Sources:
@@ -202,7 +201,7 @@ def read_sources(
     for a malformed record of a conversation."""
     files, skipped = find_files(names)
     used = [file for file in files if file.split in splits]
-    contents, unreadable = _read_files(used, reading, text_only=text_only, on_read=on_read)
+    contents, unreadable = _read_files(used, reading, on_read)
     if unused := [file.name for file in (*files, *contents) if file.split not in splits]:
         found = f"{units.count(len(unused), 'file')} of a split other than training"
         skipped.append(f"{found}: {units.listed(list(map(display_name, unused)), _MAX_NAMES)}")
@@ -351,15 +350,15 @@ def require_conversations(path: Path) -> ConversationFile:
     )
 
 
-def read_if_possible(paths: Iterable[Path], reading: ReadOptions, *, text_only: bool) -> list[Content]:
+def read_if_possible(paths: Iterable[Path], reading: ReadOptions) -> list[Content]:
     """Read files like `read_sources`, but leave out unreadable ones."""
     files = [FoundFile(str(path), path, path.name, is_required=False) for path in paths]
-    contents, _ = _read_files(files, reading, text_only=text_only)
+    contents, _ = _read_files(files, reading)
     return _stripped(contents, reading, ignore)[0]
 
 
 def _read_files(
-    files: Sequence[FoundFile], reading: ReadOptions, *, text_only: bool = False, on_read: OnRead = ignore
+    files: Sequence[FoundFile], reading: ReadOptions, on_read: OnRead = ignore
 ) -> tuple[list[Content], list[tuple[str, str]]]:
     """Read files in order; child processes read those that are not plain text. Skips unreadable files in
     directories and archives, and unreadable documents if there are several. Returns (contents, (name, reason
@@ -373,9 +372,7 @@ def _read_files(
         """Read plain text; other files are read by a child process."""
 
         def read(content: FileContent) -> ReadFile:
-            found = read_records(
-                name, file.path, content, reading=reading, copy=copy, text_only=text_only, on_read=on_read
-            )
+            found = read_records(name, file.path, content, reading=reading, copy=copy, on_read=on_read)
             return [found], [], True
 
         if _is_stream(file):
@@ -396,7 +393,7 @@ def _read_files(
                 return read(opened)
         return reader.submit(name, file.path, start, plain=reading.plain)
 
-    with DocumentReader(reading, text_only=text_only) as reader, contextlib.ExitStack() as stack:
+    with DocumentReader(reading) as reader, contextlib.ExitStack() as stack:
         for file in files:
             name = display_name(file.name)
             try:

@@ -372,12 +372,12 @@ def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Do
     directories = _directories(stage)
     # the first path of each file, then the second if another file has the first path, and so on
     for paths in itertools.zip_longest(*(_paths(entry, model, directories) for entry in entries)):
-        groups: dict[tuple[ReadOptions, bool], dict[int, Path]] = {}  # files that are read in the same way
+        groups: dict[ReadOptions, dict[int, Path]] = {}  # files that are read in the same way
         for index, path in enumerate(paths):
             if path and index not in contents:
                 groups.setdefault(_recorded_way(entries[index], stage), {})[index] = path
-        for (reading, text_only), group in groups.items():
-            matches = read_if_possible(dict.fromkeys(group.values()), reading, text_only=text_only)
+        for reading, group in groups.items():
+            matches = read_if_possible(dict.fromkeys(group.values()), reading)
             by_content = {(content.path, content.sha256): content for content in matches}
             for index, path in group.items():
                 if content := by_content.get((path, entries[index].sha256)):
@@ -391,17 +391,17 @@ def _find(stage: Stage, entries: Sequence[TrainingFile], model: Path) -> list[Do
     return [contents[index] for index in range(len(entries))]
 
 
-def _recorded_way(entry: TrainingFile, stage: Stage) -> tuple[ReadOptions, bool]:
-    """Return (read options, whether the file was read as text only) for a file of a stage."""
+def _recorded_way(entry: TrainingFile, stage: Stage) -> ReadOptions:
+    """Return the read options for a file of a stage."""
     columns = entry.columns if entry.template else entry.columns[:2]
     reading = ReadOptions(
         speakers_in(entry.shape or ""), columns=columns, template=entry.template, encoding=entry.encoding
     )
     if entry.shape is not None:
-        return reading, False
+        return reading
     cut = (stage.reading or Reading()).strip_boilerplate
     plain = not (reading.columns or entry.kind)
-    return replace(reading, plain=plain, strip_boilerplate=cut is not None, boilerplate=cut), True
+    return replace(reading, plain=plain, text_only=True, strip_boilerplate=cut is not None, boilerplate=cut)
 
 
 def _directories(stage: Stage) -> list[str]:

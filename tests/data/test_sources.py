@@ -29,9 +29,9 @@ def lines(*records: object) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
-def read(name: str, data: bytes, reading: ReadOptions = ReadOptions(), *, text_only: bool = False) -> Sources:  # noqa: B008
+def read(name: str, data: bytes, reading: ReadOptions = ReadOptions()) -> Sources:  # noqa: B008
     put(name, data)
-    return read_sources([name], reading, text_only=text_only)
+    return read_sources([name], reading)
 
 
 def text_of(sources: Sources) -> str:

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,8 +93,8 @@ def eval_(options: _Options) -> None:
     models = [_EvaluatedModel(options, path, load_any(path)) for path in paths]
     chats = [model for model in models if model.chat_template()]
     progress = reading_progress(None, console.note)
-    reading = recorded_reading(_records(models))
-    sources = read_sources(options.texts, reading, text_only=not chats, splits=ALL_SPLITS, on_read=progress)
+    reading = replace(recorded_reading(_records(models)), text_only=not chats)
+    sources = read_sources(options.texts, reading, splits=ALL_SPLITS, on_read=progress)
     if sources.cuts or any(group.detail for group in sources.groups()):  # more than plain text
         for note in (sources.describe(options=False), *sources.notes):
             console.note(note)

@@ -36,12 +36,14 @@ def import_(options: _Options) -> None:
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
+    from llmcli.data.conversations.record_kinds import ReadOptions
     from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, checkpoint, loading
 
     output, cache_text = options.output, options.fit_cache
     options.claim_model(output, force=options.force)
-    text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
+    reading = ReadOptions(text_only=True)
+    text = read_sources([str(cache_text)], reading).text if cache_text is not None else None
     source = str(local_model(options.source))
     base = _load(source)
     loading.reject_overwriting(output, "output", source, "the model to import")

@@ -42,6 +42,7 @@ class ReadOptions:
     strip_boilerplate: bool = False  # remove the lines that text/boilerplate.py finds
     # hashes of the lines to remove, as found in training; None: find them
     boilerplate: tuple[str, ...] | None = None
+    text_only: bool = False  # conversations are read as plain text
 
     @property
     def is_for_files(self) -> bool:

@@ -45,9 +45,8 @@ _idle: list[ChildProcess] = []  # at most one: starting it takes longer than rea
 class DocumentReader:
     """Reads files in child processes."""
 
-    def __init__(self, reading: ReadOptions, *, text_only: bool = False) -> None:
+    def __init__(self, reading: ReadOptions) -> None:
         self.reading = reading
-        self.text_only = text_only
         self.events: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()  # arguments of OnRead
         self.closed = threading.Event()
         self._executor = futures.ThreadPoolExecutor(cpu_cores())
@@ -248,7 +247,6 @@ class _ProcessReader:
                 stored,
                 reading=_EXTRACTED if is_document else self._owner.reading,
                 copy=self._copy,
-                text_only=self._owner.text_only,
                 on_read=self._on_read,
             )
         except ReadingEndsError:
