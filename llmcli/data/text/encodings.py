@@ -100,15 +100,17 @@ def is_seven_bit(codec: str) -> bool:
     return codec.startswith(_SEVEN_BIT)
 
 
+def _decoded(start: bytes, codec: str) -> str | None:
+    """Decode the start of a text, whose last character may be incomplete; None if it is not valid."""
+    try:
+        return codecs.getincrementaldecoder(codec)().decode(start)
+    except UnicodeDecodeError:
+        return None
+
+
 def is_iso2022_jp(start: bytes) -> bool:
     """Return whether a file that begins like this is ISO-2022-JP: ASCII bytes with escape sequences."""
-    if not any(escape in start for escape in _ESCAPES):
-        return False
-    try:
-        codecs.getincrementaldecoder("iso2022_jp_ext")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    return True
+    return any(escape in start for escape in _ESCAPES) and _decoded(start, "iso2022_jp_ext") is not None
 
 
 def utf16_codec(start: bytes) -> str:
@@ -120,12 +122,11 @@ def utf16_codec(start: bytes) -> str:
 
 
 def _is_utf16(data: bytes, codec: str) -> bool:
-    try:
-        text = codecs.getincrementaldecoder(codec)().decode(data)
-    except UnicodeDecodeError:
-        return False
-    used = set(text)
-    if any(unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\n\f\r" for c in used):
+    text = _decoded(data, codec)
+    used = set(text or "")
+    if text is None or any(
+        unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\n\f\r" for c in used
+    ):
         return False
     return sum(map(text.count, _SPACES & used)) >= _UTF16_SPACES * len(text)
 
@@ -144,12 +145,8 @@ def recognize(sample: bytes) -> str:
     texts: dict[str, str] = {}  # text that fits -> codec
     for language_codecs, letters, frequent, share in _LANGUAGES:
         for codec in language_codecs:
-            try:
-                # the last character may be incomplete
-                text = codecs.getincrementaldecoder(codec)().decode(sample)
-            except UnicodeDecodeError:
-                continue
-            if _fits(text, letters, frequent, share):
+            text = _decoded(sample, codec)
+            if text is not None and _fits(text, letters, frequent, share):
                 texts.setdefault(text, codec)
     return next(iter(texts.values())) if len(texts) == 1 else ""
 
