@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
-from llmcli.data.conversations.messages import Conversation, Messages
+from llmcli.data.conversations.messages import Conversation, Messages, learned_answers
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import OnProgress
 from llmcli.formats.training_record import KnownAnswerShares
@@ -30,9 +30,7 @@ def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Messag
     """Yield (messages before the last learned answer, that answer) for each conversation that has one."""
     for conversation in conversations:
         messages = conversation.messages
-        learned = [
-            i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned
-        ]
+        learned = learned_answers(messages)
         if learned and messages[learned[-1] - 1].role == "user":
             yield messages[: learned[-1]], messages[learned[-1]].content.strip()
 

@@ -49,6 +49,11 @@ class Conversation:
         return sum(len(message.content.encode("utf-8")) for message in self.messages)
 
 
+def learned_answers(messages: Messages) -> list[int]:
+    """Return the indices of the answers that are trained on."""
+    return [i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned]
+
+
 _TURN_START = "<|im_start|>"
 _TURN_END = "<|im_end|>"
 _RENDERED = "ChatML in a text"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.messages import Conversation, learned_answers
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 # text without sentence punctuation; other characters, such as operators, may distinguish two questions
@@ -69,11 +69,10 @@ def answer_hash(question: str, answer: str) -> bytes:
 
 def _answers(conversation: Conversation) -> Iterator[tuple[bytes, int]]:
     """Yield (hash, length) of each learned answer."""
-    before = ""
-    for message in conversation.messages:
-        if message.role == "assistant" and message.is_learned:
-            yield answer_hash(before, message.content), len(message.content)
-        before = message.content
+    messages = conversation.messages
+    for i in learned_answers(messages):
+        before = messages[i - 1].content if i else ""
+        yield answer_hash(before, messages[i].content), len(messages[i].content)
 
 
 def held_out_indices(count: int, share: float) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 from llmcli import units
 from llmcli.data.conversations.batches import ConversationTokens
 from llmcli.data.conversations.chat_template import CHATML, ChatTemplate
-from llmcli.data.conversations.messages import Conversation
+from llmcli.data.conversations.messages import Conversation, learned_answers
 from llmcli.data.conversations.split import ConversationSplit, answers, divide, is_known, split
 from llmcli.data.files import ConversationFile
 from llmcli.data.text.corpus import Corpus
@@ -112,10 +112,9 @@ class DividedConversations:
     def compared_with(self, training: Iterable[Corpus]) -> "DividedConversations":
         """Search training texts for the held-out answers."""
         texts = [
-            message.content
+            conversation.messages[i].content
             for conversation in _sample(self.split.held_out, MAX_ANSWER_BYTES)
-            for message in conversation.messages
-            if message.role == "assistant" and message.is_learned
+            for i in learned_answers(conversation.messages)
         ]
         found = find_verbatim(texts, [TrainingText(corpus.sample(MAX_SEARCHED_BYTES)) for corpus in training])
         known = sum(spans.share * len(text) for spans, text in zip(found, texts, strict=True))

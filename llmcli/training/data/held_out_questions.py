@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
+from llmcli.data.conversations.messages import learned_answers
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
 from llmcli.formats.training_record import AnswerShares
@@ -47,9 +48,7 @@ def questions(conversations: PreparedConversations) -> Iterator[Question]:
         ids = tokens.ids[span]
         starts, ends = _answers(tokens.loss_mask[span])
         messages = texts[index].messages
-        learned = [
-            i for i, message in enumerate(messages) if message.role == "assistant" and message.is_learned
-        ]
+        learned = learned_answers(messages)
         answer = learned[min(len(starts), len(learned)) - 1]  # the last answer that is not truncated
         yield Question(
             messages[answer - 1].content if answer else "",

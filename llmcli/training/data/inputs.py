@@ -10,6 +10,7 @@ import numpy as np
 from llmcli import units
 from llmcli.config import EMBEDDING, HEAD
 from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.messages import learned_answers
 from llmcli.data.conversations.record_kinds import ReadOptions
 from llmcli.data.files import ConversationFile
 from llmcli.data.reading_progress import reading_progress
@@ -172,11 +173,7 @@ def _with_enough_text(sources: Sources, *, fine_tunes: bool) -> tuple[Sources, l
     size = sources.text.text_bytes
     advice = f"add more; examples: {EXAMPLES}"
     names = units.listed([document.name for document in sources.text.documents], 3)
-    answers = sum(
-        message.role == "assistant" and message.is_learned
-        for conversation in sources.conversations
-        for message in conversation.messages
-    )
+    answers = sum(len(learned_answers(conversation.messages)) for conversation in sources.conversations)
     if size < wanted and 0 < answers < answers_wanted:
         raise LLMError(
             f"{units.count(answers, 'answer')} to learn; wanted at least {answers_wanted}, and several "
