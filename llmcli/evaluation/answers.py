@@ -51,10 +51,8 @@ def measure_answers(
 ) -> AnswerScore:
     """Score the answers, each conversation in its own context. Raises LLMError if there are no answers, and
     for NaN logits."""
-    encoded = (template.encode_conversation(conversation.messages) for conversation in conversations)
-    whole = ConversationTokens.of((ids, mask) for ids, mask in encoded if any(mask[1:]))
-    tokens, kept, truncated = whole.truncated(context + 1)
-    if not kept:
+    tokens, truncated = ConversationTokens.encode(conversations, template).truncated(context + 1)
+    if not len(tokens):
         raise LLMError("there is no answer to measure: no conversation has one within the context")
     lengths = template.tokenizer.byte_lengths
     batches = evaluator.evaluate_windows(

@@ -74,7 +74,7 @@ def test_a_sample_answers_a_held_out_question() -> None:
     ready = prepared(steps=60, layers=2, width=64)
     events = run(ready, schedule=OFTEN)
     samples = [event for event in events if isinstance(event, Sample)]
-    questions = {one.messages[0].content for one in ready.conversations.split.held_out}
+    questions = {one.messages[0].content for one in ready.conversations.held_out.texts}
     assert samples and {sample.prompt for sample in samples} <= questions
     assert all("assistant" not in sample.text and "<|im" not in sample.text for sample in samples)
     done = events[-1]

@@ -499,7 +499,7 @@ def _report(options: _Options, result: "Result", planned: "PlannedRun") -> None:
     else:
         trained_on = done.checkpoint.record.conversations
         chats = trained_on is not None and trained_on.epochs > 0  # an interrupted run may not reach them
-        first = conversations.split.training[0].messages if conversations and labels else ()
+        first = conversations.training.texts[0].messages if conversations and labels else ()
         question = next(
             (" ".join(message.content.split()) for message in first if message.role == "user"), ""
         )

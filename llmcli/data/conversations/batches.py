@@ -5,12 +5,15 @@ A batch is a pure function of (conversations, seed, step), as in tokens/batches.
 
 import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from llmcli.data.conversations.chat_template import ChatTemplate
+from llmcli.data.conversations.messages import Conversation
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,21 @@ class ConversationTokens:
     # [N]; False for the first token of each conversation, which is never a target
     loss_mask: NDArray[np.bool_]
     starts: NDArray[np.int64]  # [n + 1]: start of each conversation, and the end of the last
+    texts: tuple[Conversation, ...] = field(default=(), repr=False)  # [n], not truncated; or empty
 
     @classmethod
-    def of(cls, conversations: Iterable[tuple[Sequence[int], Sequence[bool]]]) -> "ConversationTokens":
+    def encode(cls, conversations: Iterable[Conversation], template: ChatTemplate) -> "ConversationTokens":
+        """Tokenize the conversations that have an answer to learn."""
+        encoded = ((template.encode_conversation(each.messages), each) for each in conversations)
+        answered = [(tokens, each) for tokens, each in encoded if any(tokens[1][1:])]
+        return cls.of((tokens for tokens, _ in answered), tuple(each for _, each in answered))
+
+    @classmethod
+    def of(
+        cls,
+        conversations: Iterable[tuple[Sequence[int], Sequence[bool]]],
+        texts: tuple[Conversation, ...] = (),
+    ) -> "ConversationTokens":
         """Join conversations, each (ids, loss mask)."""
         ids = [np.zeros(0, np.uint32)]
         masks = [np.zeros(0, bool)]
@@ -32,7 +47,7 @@ class ConversationTokens:
             masks.append(np.array(loss_mask, bool))
             masks[-1][0] = False
         starts = np.cumsum([len(tokens) for tokens in ids], dtype=np.int64)
-        return cls(np.concatenate(ids), np.concatenate(masks), starts)
+        return cls(np.concatenate(ids), np.concatenate(masks), starts, texts)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -54,16 +69,16 @@ class ConversationTokens:
         return int(byte_lengths[self.ids[self.loss_mask]].sum())
 
     def select(self, indices: Sequence[int]) -> "ConversationTokens":
-        return self._slices([self.span(i) for i in indices])
+        return self._slices(indices, [self.span(i) for i in indices])
 
-    def truncated(self, max_tokens: int) -> tuple["ConversationTokens", list[int], int]:
+    def truncated(self, max_tokens: int) -> tuple["ConversationTokens", int]:
         """Truncate to `max_tokens` tokens: after the last answer that fits, or else within the first answer.
-        Conversations without a token in the loss are dropped. Returns (conversations, their previous indices,
-        number of truncated conversations)."""
+        Conversations without a token in the loss are dropped. Returns (conversations, number of truncated
+        ones)."""
         spans = [self.span(i) for i in range(len(self))]
         fitting = [self._truncated_span(span, max_tokens) for span in spans]
         kept = [i for i, span in enumerate(fitting) if span.stop > span.start]
-        return self._slices([fitting[i] for i in kept]), kept, sum(fitting[i] != spans[i] for i in kept)
+        return self._slices(kept, [fitting[i] for i in kept]), sum(fitting[i] != spans[i] for i in kept)
 
     def _truncated_span(self, span: slice, max_tokens: int) -> slice:
         if span.stop - span.start <= max_tokens:
@@ -74,13 +89,15 @@ class ConversationTokens:
             return slice(span.start, span.start + int(answer_ends[-1]))
         return slice(span.start, span.start + (max_tokens if mask[:max_tokens].any() else 0))
 
-    def _slices(self, slices: Sequence[slice]) -> "ConversationTokens":
+    def _slices(self, indices: Sequence[int], slices: Sequence[slice]) -> "ConversationTokens":
+        """Return the slices of the conversations at these indices."""
         starts = np.cumsum([0, *(span.stop - span.start for span in slices)], dtype=np.int64)
 
         def join(values: NDArray[Any]) -> NDArray[Any]:
             return np.concatenate([values[:0], *(values[span] for span in slices)])
 
-        return ConversationTokens(join(self.ids), join(self.loss_mask), starts)
+        texts = tuple(self.texts[i] for i in indices) if self.texts else ()
+        return ConversationTokens(join(self.ids), join(self.loss_mask), starts, texts)
 
 
 class ConversationBatches:

@@ -131,7 +131,7 @@ class DividedConversations:
         if not self.split.training:
             raise LLMError("`val` leaves no conversation for training; hold out fewer: `val` 0.1")
         template = self.inputs.template or ChatTemplate(CHATML, tokenizer)
-        training, kept = _encode(self.split.training, template)
+        training = ConversationTokens.encode(self.split.training, template)
         if not len(training):
             names = ", ".join(file.name for file in self.inputs.files[:MAX_NAMES])
             raise LLMError(
@@ -140,23 +140,9 @@ class DividedConversations:
                 'message with the role "assistant", whose "weight" is not 0, and a chat template '
                 "that marks it"
             )
-        held_out, kept_held_out = _encode(self.split.held_out, template)
-        chosen = ConversationSplit(kept, kept_held_out, self.split.repeated)
-        unanswered = len(self.split.training) + len(self.split.held_out) - len(kept) - len(kept_held_out)
-        return PreparedConversations(self, template, training, held_out, chosen, unanswered)
-
-
-def _encode(
-    conversations: Sequence[Conversation], template: ChatTemplate
-) -> tuple[ConversationTokens, list[Conversation]]:
-    """Tokenize. Returns (tokens of the conversations with an answer to learn, these conversations)."""
-    encoded = [
-        (template.encode_conversation(conversation.messages), conversation) for conversation in conversations
-    ]
-    answered = [(tokens, conversation) for tokens, conversation in encoded if any(tokens[1][1:])]
-    return ConversationTokens.of(tokens for tokens, _ in answered), [
-        conversation for _, conversation in answered
-    ]
+        held_out = ConversationTokens.encode(self.split.held_out, template)
+        unanswered = len(self.split.training) + len(self.split.held_out) - len(training) - len(held_out)
+        return PreparedConversations(self, template, training, held_out, unanswered)
 
 
 @dataclass(frozen=True)
@@ -167,20 +153,19 @@ class PreparedConversations:
     template: ChatTemplate
     training: ConversationTokens
     held_out: ConversationTokens
-    split: ConversationSplit  # the same conversations as text
     unanswered: int  # conversations left out because they have no answer
     truncated: int = 0  # training conversations cut to the context
     too_long: int = 0  # training conversations left out because their first answer begins after the context
 
     @property
     def size(self) -> ConversationSize:
-        return ConversationSize(tuple(self.training.lengths.tolist()), _text_bytes(self.split.training))
+        return ConversationSize(tuple(self.training.lengths.tolist()), _text_bytes(self.training.texts))
 
     @property
     def labels(self) -> list[str]:
         """The distinct training answers, most frequent first, if all conversations are question-answer pairs
         with a few recurring answers; otherwise empty."""
-        pairs = [conversation.messages for conversation in self.split.training]
+        pairs = [conversation.messages for conversation in self.training.texts]
         if any(len([message for message in pair if message.role == "assistant"]) > 1 for pair in pairs):
             return []
         counts = Counter(pair[-1].content for pair in pairs)
@@ -190,22 +175,15 @@ class PreparedConversations:
     def fit(self, context: int) -> "PreparedConversations":
         """Truncate conversations longer than a row of `context` inputs. Raises LLMError if nothing is left to
         learn."""
-        training, kept, truncated = self.training.truncated(context + 1)
+        training, truncated = self.training.truncated(context + 1)
         if not len(training):
             raise LLMError(
                 f"no answer begins within a context of {context} tokens: the shortest conversation has "
                 f"{int(self.training.lengths.min()):,}; give a larger `context`"
             )
-        held_out, kept_held_out, _ = self.held_out.truncated(context + 1)
-        chosen = ConversationSplit(
-            [self.split.training[i] for i in kept],
-            [self.split.held_out[i] for i in kept_held_out],
-            self.split.repeated,
-        )
-        too_long = len(self.training) - len(kept)
-        return replace(
-            self, training=training, held_out=held_out, split=chosen, truncated=truncated, too_long=too_long
-        )
+        held_out, _ = self.held_out.truncated(context + 1)
+        too_long = len(self.training) - len(training)
+        return replace(self, training=training, held_out=held_out, truncated=truncated, too_long=too_long)
 
     def rows(self, name: str) -> list[PlanRow]:
         """Return the rows of the plan about the conversations; the first has this name."""
@@ -237,7 +215,7 @@ class PreparedConversations:
             (self.too_long, "left out: no answer begins within the context"),
             (len(self.divided.left_out), "left out: passages of the held-out text occur in them"),
             (
-                len(self.split.repeated),
+                len(self.divided.split.repeated),
                 "not held out: training conversations have the same questions and answers",
             ),
             (self._without_answer, "left out: no answer"),
@@ -252,7 +230,7 @@ class PreparedConversations:
             "training": len(self.training),
             "held_out": len(self.held_out),
             "held_out_share": None if inputs.validation.conversation_files else inputs.held_out,
-            "repeated": self.split.repeated,
+            "repeated": self.divided.split.repeated,
             "dropped": self._without_answer + self.too_long + len(self.divided.left_out),
             "truncated": self.truncated,
             "train_tokens": self.training.targets,

@@ -40,14 +40,12 @@ class Question:
 def questions(conversations: PreparedConversations) -> Iterator[Question]:
     """Yield the last question of each held-out conversation (if there are none, of each training
     conversation), in an order in which any first N are evenly spread."""
-    tokens, texts = conversations.held_out, conversations.split.held_out
-    if not len(tokens):
-        tokens, texts = conversations.training, conversations.split.training
+    tokens = conversations.held_out if len(conversations.held_out) else conversations.training
     for index in spread(tokens):
         span = tokens.span(index)
         ids = tokens.ids[span]
         starts, ends = _answers(tokens.loss_mask[span])
-        messages = texts[index].messages
+        messages = tokens.texts[index].messages
         learned = learned_answers(messages)
         answer = learned[min(len(starts), len(learned)) - 1]  # the last answer that is not truncated
         yield Question(
@@ -95,7 +93,7 @@ def answer_questions(
     nothing is held out or there was no time for a single answer."""
     if not len(conversations.held_out):
         return None
-    messages = (message for conversation in conversations.split.training for message in conversation.messages)
+    messages = (message for conversation in conversations.training.texts for message in conversation.messages)
     known = {message.content.strip() for message in messages if message.role == "assistant"}
     max_tokens = longest_answer(conversations)
     work = 0.0

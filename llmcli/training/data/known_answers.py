@@ -147,8 +147,8 @@ def store_known_answers(checkpoint: Checkpoint, conversations: PreparedConversat
     """Store the questions and answers of the training files in the model, including held-out and left-out
     ones. The minimum confidence is TYPICAL for now."""
     divided = conversations.divided
-    training = pairs_of(conversations.split.training)
-    held_out = [] if divided.inputs.validation.conversation_files else conversations.split.held_out
+    training = pairs_of(conversations.training.texts)
+    held_out = () if divided.inputs.validation.conversation_files else conversations.held_out.texts
     pairs = tuple(dict.fromkeys((*training, *pairs_of([*held_out, *divided.left_out]))))
     wordings = len(training) / max(1, len({answer for _, answer in training}))
     weight = round(NETWORK_WEIGHT * (1 if checkpoint.record.base else 1 - 1 / wordings), 4)
@@ -182,7 +182,7 @@ def _answerable(conversations: PreparedConversations, finder: AnswerFinder) -> l
     """Return the held-out conversations whose last answer is a known one."""
     return [
         conversation
-        for conversation in conversations.split.held_out
+        for conversation in conversations.held_out.texts
         if any(answer in finder.answers for _, answer in last_answers([conversation]))
     ]
 
@@ -206,7 +206,7 @@ def fit_min_confidence(
     limit = _question_limit(checkpoint.parameters)
     assistant = open_assistant(checkpoint, runtime, tokenizer)
     weight = known.network_weight
-    pairs = pairs_of(conversations.split.training)
+    pairs = pairs_of(conversations.training.texts)
     training = KnownAnswers(pairs=pairs, network_weight=weight)
     finder = AnswerFinder(training)
     confidences = list[float]()

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.conversations.batches import ConversationBatches, ConversationTokens, pack
+from llmcli.data.conversations.messages import Conversation
 
 PADDING = 9999
 
@@ -105,10 +106,11 @@ def test_conversations_are_truncated_after_an_answer() -> None:
         ("qqqqae", 6, "qqqqae"),
         ("qaeq", 3, "qae"),
     ]:
-        tokens, kept, truncated = ConversationTokens.of([marked(text), marked("qa")]).truncated(most)
+        texts = Conversation((), text), Conversation((), "qa")
+        tokens, truncated = ConversationTokens.of([marked(text), marked("qa")], texts).truncated(most)
         found = ["".join(map(chr, tokens.ids[tokens.span(i)])) for i in range(len(tokens))]
         assert found == [one for one in (expected, "qa") if one], text
-        assert kept == ([0, 1] if expected else [1]), text
+        assert tokens.texts == (texts if expected else texts[1:]), text
         assert truncated == (0 < len(expected) < len(text)), text
 
 

@@ -43,7 +43,7 @@ def test_a_tenth_is_held_out_and_no_tokenizer_is_trained_on_it() -> None:
     chosen = held_out_indices(len(PAIRS), 0.1)
     every = [conversation(question, secret if i in chosen else answer) for i, (question, answer) in enumerate(PAIRS)]
     ready = prepared(conversations=inputs(every))
-    assert [every.index(one) for one in ready.conversations.split.held_out] == chosen
+    assert [every.index(one) for one in ready.conversations.held_out.texts] == chosen
     assert len(ready.conversations.held_out) == len(chosen) and len(ready.conversations.training) == 35 - len(chosen)
     assert not any("り".encode() in data for data in ready.tokenizer.token_bytes)
 
@@ -113,7 +113,7 @@ def test_conversations_with_held_out_text_are_left_out(tmp_path: Path) -> None:
             PlanRequest(steps=30, context=512), corpus, conversations=inputs(every),
             held_out=val if is_file else 0.1,
         )  # fmt: skip
-        assert (quoting in ready.conversations.split.training) == is_file
+        assert (quoting in ready.conversations.training.texts) == is_file
         record = ready.record.document["conversations"]
         assert (record["training"], record["dropped"]) == ((32, 0) if is_file else (31, 1))
         assert ("of it also occurs in the training text" in row(ready.plan, "corpus").reason) == is_file
@@ -199,7 +199,7 @@ def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
     )
     tokens = ready.conversations.training
     assert "Ann." in ready.tokenizer.decode(tokens.ids[tokens.span(35)].tolist())
-    assert ready.conversations.split.training[-1] == long
+    assert ready.conversations.training.texts[-1] == long
     longer = prepared(conversations=inputs(every, held_out=0.0), context=5000)
     assert (longer.conversations.truncated, longer.conversations.too_long) == (0, 0)
 
@@ -219,7 +219,7 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
 def test_a_validation_file_is_held_out_whole() -> None:
     other = conversation_file([conversation("Who is it?", "Nobody."), conversation(*PAIRS[0])], "val.jsonl")
     ready = prepared(conversations=inputs(held_out=other))
-    assert ready.conversations.split.held_out == [conversation("Who is it?", "Nobody.")]
+    assert ready.conversations.held_out.texts == (conversation("Who is it?", "Nobody."),)
     assert ready.record.held_out.from_ == "val.jsonl" and ready.record.conversations.training == 35
     assert (ready.record.conversations.held_out_share, ready.record.conversations.repeated) == (None, (36,))
     assert [file.name for file in ready.record.held_out.files] == ["val.jsonl"]
@@ -230,7 +230,7 @@ def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pyte
     monkeypatch.setattr(recipe, "MIN_BYTES", 500)
     ready = prepared(steps=None, seconds=5.0)
     read = [
-        PAIRS.index((one.messages[0].content, one.messages[1].content)) for one in ready.conversations.split.training
+        PAIRS.index((one.messages[0].content, one.messages[1].content)) for one in ready.conversations.training.texts
     ]
     total = sum(len(q) + len(a) for q, a in PAIRS)
     assert len(read) == pytest.approx(31 * 500 / (total * 31 / 35), abs=2)

@@ -80,7 +80,7 @@ def test_a_greedy_answer_is_that_of_a_chat() -> None:
     checkpoint = run_to_end(prepared(steps=30)).checkpoint
     runtime, stop_ids = NumpyRuntime(checkpoint), conversations.template.stop_ids
     assistant = Assistant(NumpyRuntime(checkpoint), ready.tokenizer, conversations.template)
-    asked = {one.messages[-2].content: one.messages[:-1] for one in conversations.split.held_out}
+    asked = {one.messages[-2].content: one.messages[:-1] for one in conversations.held_out.texts}
     for question in questions(conversations):
         events = assistant.answer(asked[question.text], SamplingConfig(max_tokens=10, temperature=0.0))
         expected = [event.id for event in events if isinstance(event, Piece) and event.id is not None]

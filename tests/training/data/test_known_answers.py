@@ -32,7 +32,7 @@ def test_a_run_stores_training_and_held_out_pairs_and_a_minimum_between_related_
     assert sorted(known.pairs) == sorted(PAIRS)
     assert module.TYPICAL / 2 <= known.min_confidence < 0.75
     assert progress == sorted(progress) and (progress[0], progress[-1]) == (0.0, 1.0) and progress[-2] > 0.95
-    held_out, training = pairs_of(conversations.split.held_out), pairs_of(conversations.split.training)
+    held_out, training = pairs_of(conversations.held_out.texts), pairs_of(conversations.training.texts)
     assert known.network_weight == pytest.approx(0.25 * (1 - 5 / len(training)), abs=1e-4)
     finder = AnswerFinder(
         KnownAnswers(pairs=training, network_weight=known.network_weight, min_confidence=known.min_confidence)
