@@ -24,7 +24,7 @@ from llmcli.formats.safetensors.file import digest, read_values
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from tests.conftest import random_checkpoint
-from tests.reliability.malformed import FOUR, ONE, OTHERS, put
+from tests.reliability.malformed import OTHERS, put
 from tests.sample_models import parts
 
 UNTIED = ModelConfig(11, 8, 12, 1, 4, 2, head_dim=6, max_position_embeddings=16)
@@ -207,30 +207,7 @@ def test_the_error_says_what_another_file_is() -> None:
             assert caught.value.exit_code == 1
 
 
-def test_a_directory_and_a_missing_file_are_errors() -> None:
-    Path("d").mkdir()
-    with pytest.raises(LLMError, match="d is a directory"):
-        read_header("d")
-    with pytest.raises(LLMError, match=r"no file nowhere.safetensors; make one with: llm train"):
-        read_header("nowhere.safetensors")
-    saved()
-    with pytest.raises(LLMError, match="cannot read"):
-        read_header("m.safetensors/below")
-    with pytest.raises(LLMError, match="cannot read"):
-        read_header("x" * 5000)
-
-
 # ---- files of this program and of others
-
-
-def test_a_file_of_another_program_is_an_error_that_suggests_inspect() -> None:
-    path = with_metadata(llmcli=None)
-    assert read_header(path).parameters == 1076
-    assert read_header(saved()).is_ours and not read_header(path).is_ours
-    with pytest.raises(LLMError, match=r"not a model of this program .*llm inspect x\.safetensors"):
-        load(path)
-    with pytest.raises(LLMError, match="llm inspect"):
-        load(put({"a": ONE}, FOUR))
 
 
 def test_metadata_that_is_missing_or_invalid_is_named() -> None:
@@ -239,7 +216,7 @@ def test_metadata_that_is_missing_or_invalid_is_named() -> None:
     cases: list[tuple[dict[str, str | None], str]] = [({"llmcli": text}, version) for text in versions]
     for key in ["config.json", "tokenizer.json", "training.json"]:
         cases.append(({key.replace(".", "_"): None}, f"has no {key} in its metadata; it is damaged"))
-    for text in ["", "{", "[" * 100_000]:
+    for text in ["", "{", "[" * 100_000, '{"a": ' + "[" * 200 + "]" * 200 + "}", '{"a": "\\ud800"}', "9" * 5000]:
         cases += [({f"{name}_json": text}, rf": its {name}\.json is not JSON") for name in ("training", "config")]
     for changes, message in cases:
         with pytest.raises(LLMError, match=rf"^x\.safetensors ?{message}"):

@@ -3,11 +3,10 @@
 import contextlib
 import copy
 import json
-import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, loading
-from llmcli.formats.metadata import Count, JsonObject, Number, parse_document, read_as
 from llmcli.formats.safetensors.header import read_header
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation import next_words
@@ -26,83 +24,12 @@ OF_OTHER_TYPES = (7, None)  # in place of each value of a document
 MORE = ("x", -1, [], {}, [{}], [[1]], 10**400, float("nan"))
 
 
-def test_text_that_is_not_json_is_an_error() -> None:
-    for text in ["", "{", "[" * 100_000, '{"a": ' + "[" * 200 + "]" * 200 + "}", '{"a": "\\ud800"}', "9" * 5000]:
-        with pytest.raises(LLMError, match=r"^its training\.json is not JSON: "):
-            parse_document(text, "its training.json")
-
-
 @pytest.mark.slow
 def test_the_error_for_a_large_value_is_short() -> None:
     for value in ("x" * 10**6, [0] * 10**6, {str(i): i for i in range(10**5)}, 10**4000):
         with pytest.raises(LLMError) as caught:
             TrainingRecord.parse(json.dumps({"corpus": {"a": value}}))
         assert len(str(caught.value)) < 200
-
-
-class Inner(JsonObject):
-    b: str = ""
-    from_: tuple[bool, ...] = ()
-
-
-class Pair(NamedTuple):
-    from_: Count = 0
-    n: Number = 0.0
-
-
-class Outer(JsonObject):
-    a: str
-    c: Count = 0
-    inner: Inner | None = None
-
-
-def test_a_value_is_read_as_a_type() -> None:
-    cases = [
-        ([1, 2], tuple[Count, ...], (1, 2)),
-        ([[1.5], []], tuple[tuple[Number, ...], ...], ((1.5,), ())),
-        ([7], Count | tuple[Count, ...], (7,)),
-        (7, Count | tuple[Count, ...], 7),
-        (None, Count | None, None),
-        (math.inf, Number, math.inf),
-        ({"x": [1]}, dict, {"x": [1]}),
-        ({"x": [1]}, dict[str, Any], {"x": [1]}),
-        ([{"x": 1}, {}], tuple[dict[str, Any], ...], ({"x": 1}, {})),
-        ([1, "a"], object, [1, "a"]),
-        ({"from": 3, "n": 1.5, "unknown": 1}, Pair, Pair(3, 1.5)),
-    ]
-    for value, kind, found in cases:
-        assert read_as(kind, value) == found, (value, kind, found)
-
-
-def test_an_object_has_attributes_for_its_keys_and_keeps_all_of_them() -> None:
-    document = {"a": "x", "unknown": 1, "c": 2, "inner": {"from": [True], "document": 1, "from_": 5}}
-    outer = read_as(Outer, document)
-    assert (outer.a, outer.c, outer.inner.b, outer.inner.from_) == ("x", 2, "", (True,))
-    assert outer.document == document and outer.inner.document == document["inner"]
-    assert outer == read_as(Outer, document) != read_as(Outer, document | {"unknown": 2})
-    assert read_as(Outer, {"a": "x", "inner": None}).inner is Outer(a="y").inner is None and Outer(a="y").document == {}
-
-
-def test_a_value_of_another_type_is_reported_with_its_place() -> None:
-    cases = [
-        (5, tuple[Count, ...], "it is 5; expected a list"),
-        ([1, -1], tuple[Count, ...], "it[1] is -1; expected a whole number of at least 0"),
-        (True, Count, "it is True; expected a whole number of at least 0"),
-        (1.0, Count, "it is 1.0; expected a whole number of at least 0"),
-        (2**53, Count, "it is 9007199254740992; expected a whole number of at least 0"),
-        (10**400, Number, "it is a number of 1329 bits; expected a number"),
-        ({"a": "x", "inner": {"b": []}}, Outer, "inner.b is []; expected a string"),
-        ({"a": "x", "inner": {"from": [0]}}, Outer, "inner.from[0] is 0; expected true or false"),
-        ({"c": 1}, Outer, "a is missing"),
-        ({"a": "x", "c": "y"}, Outer, "c is 'y'; expected a whole number of at least 0"),
-        ({}, Count | tuple[Count, ...], "it is {}; expected a whole number of at least 0 or a list"),
-        ([{}], Count | tuple[Count, ...], "it[0] is {}; expected a whole number of at least 0"),
-        ({"a": "x", "inner": []}, Outer, "inner is []; expected an object or null"),
-    ]
-    for value, kind, error in cases:
-        with pytest.raises(LLMError) as caught:
-            read_as(kind, value)
-        assert str(caught.value) == error, (value, kind, error)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

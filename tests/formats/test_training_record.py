@@ -92,7 +92,14 @@ def test_changes_keep_the_order_of_the_keys() -> None:
 
 
 def test_a_value_of_another_type_is_an_error() -> None:
+    count = "a whole number of at least 0"
     cases = [
+        *(({"steps": value}, f"steps is {value}; expected {count}") for value in (-1, True, 1.0, 2**53, {})),
+        ({"bits_per_byte": 10**400}, "bits_per_byte is a number of 1329 bits; expected a number or null"),
+        ({"curve": {"step": 5}}, "curve.step is 5; expected a list"),
+        ({"curve": {"step": [1, -1]}}, f"curve.step[1] is -1; expected {count}"),
+        ({"interrupted": 0}, "interrupted is 0; expected true or false"),
+        ({"train": []}, "train is []; expected an object or null"),
         ({"answers": {"questions": 1, "exact": "x"}}, "answers.exact is 'x'; expected a number from 0 to 1"),
         ({"memorised": {"share": 1.5}}, "memorised.share is 1.5; expected a number from 0 to 1"),
         ({"seen_bytes": "zz"}, "seen_bytes is 'zz'; expected bytes in hexadecimal"),
