@@ -16,6 +16,8 @@ SMALL = ModelConfig(
 MAY_BE_ZERO = ("eos_token_id", "num_experts", "num_experts_per_tok", "sliding_window")
 INTEGERS = [field.name for field in fields(ModelConfig) if field.type is int and field.name not in MAY_BE_ZERO]
 SPARSE = replace(SMALL, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
+KINDS = ("sliding_attention", "full_attention")
+GEMMA = replace(SMALL, model_type="gemma3_text", layer_types=KINDS, sliding_window=3)
 
 
 def test_the_integers_of_a_model_config():
@@ -45,19 +47,6 @@ def test_other_fields_have_types_and_bounds():
     assert [replace(SMALL, eos_token_id=value).eos_token_id for value in (0, 9)] == [0, 9]
 
 
-def test_key_value_heads_must_divide_the_heads():
-    for heads, kv_heads in [(4, 3), (2, 4), (1, 2)]:
-        with pytest.raises(LLMError, match="key-value heads do not divide") as caught:
-            replace(SMALL, num_attention_heads=heads, num_key_value_heads=kv_heads)
-        assert caught.value.exit_code == 2, (heads, kv_heads)
-
-
-def test_the_size_of_a_head_must_be_even():
-    for head_dim in [1, 3, 33]:
-        with pytest.raises(LLMError, match="even"):
-            replace(SMALL, head_dim=head_dim)
-
-
 def test_parameters_counted_by_hand():
     layer = 4 + 4 + 16 + 8 + 8 + 2 + 2 + 16 + 24 + 24 + 24
     assert SMALL.parameters == 40 + 2 * layer + 4 + 40 == 348
@@ -66,17 +55,24 @@ def test_parameters_counted_by_hand():
     assert SPARSE.parameters - SPARSE.active_parameters == 2 * 2 * 72  # in 2 layers, 2 experts of 3 * 4 * 6
 
 
-def test_invalid_numbers_of_experts():
+def test_fields_that_contradict_each_other_are_wrong_usage():
     cases = [
-        ({"num_experts_per_tok": 5}, r"between 1 and num_experts \(4\), found 5"),
-        ({"num_experts_per_tok": 0}, r"between 1 and num_experts \(4\), found 0"),
-        ({"num_experts": 0, "num_experts_per_tok": 0}, "qwen3_moe cannot have 0 experts"),
-        ({"model_type": "llama"}, "llama cannot have 4 experts"),
-        ({"num_experts": -1}, "num_experts"),
+        (SMALL, {"num_attention_heads": 4, "num_key_value_heads": 3}, "key-value heads do not divide"),
+        (SMALL, {"num_key_value_heads": 4}, "key-value heads do not divide"),
+        (SMALL, {"head_dim": 3}, "must be even"),
+        (SPARSE, {"num_experts_per_tok": 5}, r"between 1 and num_experts \(4\), found 5"),
+        (SPARSE, {"num_experts_per_tok": 0}, r"between 1 and num_experts \(4\), found 0"),
+        (SPARSE, {"num_experts": 0, "num_experts_per_tok": 0}, "qwen3_moe cannot have 0 experts"),
+        (SPARSE, {"model_type": "llama"}, "llama cannot have 4 experts"),
+        (SPARSE, {"num_experts": -1}, "num_experts"),
+        (GEMMA, {"layer_types": ("sliding_attention",)}, "must be 2 of full_attention, sliding_attention, found"),
+        (GEMMA, {"sliding_window": 0}, "at least 1 for layers of type sliding_attention, found 0"),
+        (GEMMA, {"query_pre_attn_scalar": 0.0}, r"query_pre_attn_scalar` must be between 1e-30 and 1e.30, found 0"),
     ]
-    for changes, message in cases:
-        with pytest.raises(LLMError, match=message):
-            replace(SPARSE, **changes)
+    for config, changes, message in cases:
+        with pytest.raises(LLMError, match=message) as caught:
+            replace(config, **changes)
+        assert caught.value.exit_code == 2, (changes, message)
 
 
 def test_scaling_of_llama_3_by_hand():
@@ -102,7 +98,8 @@ def test_an_invalid_train_or_sampling_config_is_refused():
     of_sampling = {
         "max_tokens": [-1], "temperature": [-0.1, math.nan, math.inf], "top_k": [-1],
         "top_p": [-0.1, 1.1, math.nan], "min_p": [-0.1, 1.1, math.nan],
-        "repetition_penalty": [0.0, math.inf, math.nan], "seed": [-1], "stop": [("a", "")],
+        "repetition_penalty": [0.0, math.inf, math.nan], "seed": [-1], "stop": [("a", "")], "min_tokens": [-1],
+        "presence_penalty": [2.5], "frequency_penalty": [-3.0], "logit_bias": [((1, 101.0),)],
     }  # fmt: skip
     for config, cases in ((partial(TrainConfig, steps=10), of_training), (SamplingConfig, of_sampling)):
         for name, values in cases.items():
@@ -119,15 +116,4 @@ def test_a_record_holds_every_field_in_order():
 
 
 def test_each_layer_of_gemma_has_a_kind_and_a_window():
-    gemma = replace(
-        SMALL, model_type="gemma3_text", layer_types=("sliding_attention", "full_attention"), sliding_window=3
-    )
-    assert gemma.num_hidden_layers == 2 and [gemma.window(0), gemma.window(1)] == [3, gemma.max_position_embeddings]
-    with pytest.raises(LLMError, match="layer_types must be 2 of full_attention, sliding_attention, found"):
-        replace(gemma, layer_types=("sliding_attention",))
-    with pytest.raises(
-        LLMError, match="sliding_window must be at least 1 for layers of type sliding_attention, found 0"
-    ):
-        replace(gemma, sliding_window=0)
-    with pytest.raises(LLMError, match=r"query_pre_attn_scalar` must be between 1e-30 and 1e.30, found 0"):
-        replace(gemma, query_pre_attn_scalar=0.0)
+    assert GEMMA.num_hidden_layers == 2 and [GEMMA.window(0), GEMMA.window(1)] == [3, GEMMA.max_position_embeddings]

@@ -1,10 +1,8 @@
 """Presence and frequency penalty, logit bias and the minimum length, compared with their formulas."""
 
 import numpy as np
-import pytest
 
 from llmcli.config import SamplingConfig
-from llmcli.errors import LLMError
 from llmcli.generation.generator import GeneratedText, generate
 from tests.generation.fakes import Digits, FakeRuntime, Table
 
@@ -60,16 +58,3 @@ def test_texts_do_not_share_their_penalties() -> None:
     for _ in range(4):
         first.append(first.choose(logits))
     assert second.choose(logits)[0] == 1
-
-
-def test_wrong_values() -> None:
-    for options, message in [
-        ({"presence_penalty": 2.5}, "`presence_penalty` must be between -2 and 2"),
-        ({"frequency_penalty": -3.0}, "`frequency_penalty` must be between -2 and 2"),
-        ({"min_tokens": -1}, "`min_tokens` must be at least 0"),
-        ({"logit_bias": ((1, 101.0),)}, "`logit_bias` of token 1 must be between -100 and 100"),
-        ({"logit_bias": ((5, 1.0),)}, "`logit_bias` must have token ids from 0 to 4, found 5"),
-        ({"logit_bias": ((-1, 1.0),)}, "`logit_bias` must have token ids from 0 to 4, found -1"),
-    ]:
-        with pytest.raises(LLMError, match=message):
-            text_of(SamplingConfig(3, 0, **options))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError
 from llmcli.formats.huggingface.config import dump_config, parse_config
+from tests.formats.test_metadata import json_values
 from tests.test_config import INTEGERS, SMALL, SPARSE
 
 
@@ -103,16 +104,11 @@ def test_text_that_is_not_a_config_is_an_error():
             parse_config(changed(**{name: None}))
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.integers(-3, 20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=5,
-)
-
-
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(json.loads(dump_config(SMALL)))), JSON, max_size=4) | JSON, st.booleans())
+@given(
+    st.dictionaries(st.sampled_from(sorted(json.loads(dump_config(SMALL)))), json_values) | json_values, st.booleans()
+)
 def test_any_json_gives_a_config_or_one_error(value, whole):
     text = changed(**value) if whole and isinstance(value, dict) else json.dumps(value)
     try:
