@@ -91,7 +91,7 @@ def test_infinite_weights_are_one_line(llm: Llm, tiny_model: Path, monkeypatch) 
     forms = ["-hf --to hf", ".html --to html --dtype f32", ".safetensors --quantize int8"]
     forms += [".gguf --to gguf"] * (find_spec("gguf") is not None)
     conversions = [*(f"export {tiny_model} new{form}" for form in forms), f"import {tiny_model} -o new.safetensors"]
-    for words in ("generate The", "generate The --next 2", "eval c.txt", *conversions):
+    for words in ("generate The", "generate The --next 2", "eval c.txt", "explain The --literal", *conversions):
         found = llm(*words.split(), "-q")
         assert found.exit_code == 1 and found.stderr.count("\n") == 1, found.stderr
         assert re.search("has NaN or infinite values|NaN or infinite logits", found.stderr), found.stderr
@@ -154,6 +154,8 @@ NOT_FINITE = ("nan", "inf", "-inf")
 WRONG = [
     (2, "train", "Missing argument"),
     (1, "train nofile.txt", "no file or directory nofile.txt"),
+    (1, "train *.nothing", "nothing matches *.nothing"),
+    (1, "train https://example.org/book.txt", "download it first: curl -LO https://example.org/book.txt"),
     (1, "train c.txt -o model.safetensors", "already exists; add --force"),
     (2, "train c.txt --time 5", "write it as 90s"),
     (2, "train c.txt --time 5m --steps 3", "give one of them"),
@@ -163,9 +165,15 @@ WRONG = [
     (1, "train c.txt -o -", "which is standard output; give a file name: -o model.safetensors"),
     (1, "train c.txt --dry-run -o no/m.safetensors", "/no; make it first: mkdir -p"),
     (2, "train c.txt -o .", "-o needs the name of a file"),
+    (1, "train c.txt -o c.txt/m.safetensors", "c.txt is not a directory; give another name"),
+    (1, f"train c.txt -o {'m' * 300}", "cannot write"),
+    (2, "train c.txt --vocab-size 260", "--vocab-size must be an integer from 261"),
     (2, "train c.txt --dropout 1", "--dropout"),
     (1, "train c.txt --val nofile", "--val nofile"),
     (1, "train c.txt --from foreign.safetensors", "not a model of this program"),
+    (1, "generate hi -m foreign.safetensors", "llm inspect foreign.safetensors"),
+    (1, "generate hi -m c.txt/m.safetensors", "cannot read"),
+    (1, f"generate hi -m {'m' * 300}", "mmmm"),
     (2, "train c.txt --from=", "--from is empty; give the name of a file"),
     (2, "train c.txt --from model.safetensors --width 64", "--width has no effect with --from, which keeps"),
     *[(2, f"train c.txt --lr-scale {value}", "--lr-scale must be between 1e-12") for value in (0, -1, *NOT_FINITE)],
@@ -202,11 +210,12 @@ WRONG = [
     (2, "explain The --layer 1 --html a.html", "--layer has no effect with --html"),
     (2, "explain The --without 2.5", "--without names a layer, as in 1, or a head of a layer, as in 1.4; the model"),
     (2, "explain The --without 1 --layer 1", "--layer has no effect with --without or --compare"),
-    *[(2, f"explain The --compare '' {page}", "the prompt is empty") for page in ("", "--html a.html")],
+    *[(2, f"explain {text}", "the prompt is empty") for text in ("''", "The --compare ''", "a --compare '' --html b")],
     *[(2, f"explain The --without cache {page}", "has no n-gram cache") for page in ("", "--html a.html")],
     (2, "explain The --token ''", "--token must be one token of the model, found '', which is empty"),
     (2, "export model.safetensors '' --to gguf", "the name of a file is empty"),
     (2, "export out", "choose a format: --to hf, --to gguf, --to html, --to tokenizer, --to handover or --quantize"),
+    (1, "export model.safetensors - --to hf", "expected a directory, found -"),
     (2, "export out --to onnx", "--to must be hf, gguf, html, tokenizer or handover, found onnx"),
     (2, "export a b c --to hf", "give one model and one output, found 3 names"),
     (2, "export out --to hf --quantize int8", "--quantize writes a .safetensors file"),
@@ -252,11 +261,6 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path) -> No
         assert answer.stderr.startswith("error: ") and answer.stderr.endswith("\n"), (words, answer.stderr)
         assert answer.stderr.count("\n") == 1 and message in answer.stderr, (words, answer.stderr)
         assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before, words
-
-
-def test_without_a_model_the_error_says_how_to_train_one(llm: Llm) -> None:
-    answer = llm("generate", "hi")
-    assert answer.exit_code == 1 and "llm train corpus.txt" in answer.stderr
 
 
 def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +358,7 @@ def test_the_error_for_a_missing_model_says_how_to_get_it(llm: Llm) -> None:
         answer = llm("generate", "x", "-m", name)
         assert answer.exit_code == 1 and message in answer.stderr
         assert ("llm train" in answer.stderr) == (name == "no.safetensors")
+    assert "llm train corpus.txt" in llm("generate", "x").stderr
 
 
 def test_the_error_for_an_unusable_tokenizer_names_its_file(llm: Llm, tiny_model: Path) -> None:

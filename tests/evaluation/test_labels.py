@@ -52,7 +52,7 @@ def test_choices_that_cannot_be_measured_are_one_clear_error(tmp_path: Path, llm
     for words, message in (
         (("labels.tsv", "--choices", "cat,bird"), "labels.tsv line 2: the answer 'dog' is not among the choices"),
         (("text.txt", "--choices", "cat,dog"), "--choices needs conversations"),
-        (("labels.tsv", "--choices", "cat"), "--choices must be at least two texts"),
+        (("labels.tsv", "--choices", "cat"), "or a file with one per line; found 'cat', which is not a file"),
         (("labels.tsv", "--choices", "answers", "--context", 8), "--context has no effect with --choices"),
     ):
         run = llm("eval", *words)

@@ -185,13 +185,6 @@ def test_a_directory_that_cannot_be_flushed_is_an_error(monkeypatch: pytest.Monk
     assert listing() == ["f"]
 
 
-def test_a_missing_directory_is_an_error() -> None:
-    with pytest.raises(LLMError, match="cannot write"):
-        atomic_io.write("nowhere/f", NEW)
-    with pytest.raises(LLMError, match="cannot write"):
-        atomic_io.write("d" * 300, NEW)
-
-
 def test_the_temporary_file_of_a_killed_run_is_replaced() -> None:
     Path(f".f.{os.getpid()}.tmp").write_bytes(b"half")  # in a container each run has the same process id
     atomic_io.check_writable("f", force=False)
@@ -264,32 +257,6 @@ def test_what_this_program_writes_has_its_format(tiny_model: Path, llm) -> None:
     for output in ("page.html", "t.json", "m-int8.safetensors"):
         words = {".html": "--to html", ".json": "--to tokenizer"}.get(Path(output).suffix, "--quantize int8").split()
         assert [llm("export", tiny_model, output, *words, "--force").exit_code for _ in range(2)] == [0, 0]
-
-
-def test_what_is_not_a_file_is_not_replaced(tmp_path: Path) -> None:
-    Path("d").mkdir()
-    Path("a").write_bytes(OLD)
-    page = {"by": " with --html", "example": "page.html"}
-    cases: list[tuple[str, dict[str, str], str]] = [
-        ("d", {}, r"d is a directory; .* `output` d/model\.safetensors"),
-        ("d", page, r"d is a directory; .* --html d/page\.html"),
-        ("-", {}, r"found -, which is standard output; .* `output` model\.safetensors"),
-        ("b/c/f", {}, f"no directory {tmp_path}/b/c; .*mkdir -p {tmp_path}/b/c"),
-        ("a/f", {}, f"{tmp_path}/a is not a directory; give another name"),
-        ("f" * 300, {}, "cannot write"),
-    ]
-    if os.name != "nt":
-        os.mkfifo("pipe")
-        cases.append(("/dev/stdout", {}, r"found /dev/stdout, which is standard output"))
-        cases.append(("pipe", page, r"^pipe is not a regular file; give a file name: --html page\.html$"))
-    before = listing()
-    for name, more, message in cases:
-        for force in (False, True):
-            with pytest.raises(LLMError, match=message):
-                atomic_io.check_writable(name, force=force, **more)
-    with pytest.raises(LLMError, match="expected a directory, found -"):
-        atomic_io.check_directory(Path("-"), list, "model", force=True)
-    assert listing() == before and listing("d") == []
 
 
 def test_a_full_disk_is_an_error_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,6 @@ from tests import platforms
 from tests.formats.test_atomic_io import listing, open_descriptors, refuse
 
 
-def test_a_second_holder_is_an_error_and_no_lock_file_is_left() -> None:
-    for _ in range(2):
-        with file_lock.locked(Path("f")):
-            with pytest.raises(LLMError, match="another run is writing to f; wait for it"), file_lock.locked(Path("f")):
-                pass
-            with file_lock.locked(Path("g")):  # another file is free
-                assert listing() == [".f.lock", ".g.lock"]
-        assert listing() == []
-
-
 @platforms.file_locks
 def test_without_file_locks_the_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors()

@@ -14,7 +14,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.generation import choices as module
 from llmcli.generation.chat import open_assistant
-from llmcli.generation.choices import ScoredText, check_choices, ranked, score_continuations
+from llmcli.generation.choices import ScoredText, ranked, score_continuations
 from llmcli.generation.token_healing import Prompt
 from llmcli.models.ngram_runtime import NgramRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -128,16 +128,6 @@ def test_probabilities_of_choices_sum_to_1() -> None:
     rows = ranked([ScoredText("a", -1000.0, 1), ScoredText("b", -1000.0 + math.log(3), 1), ScoredText("c", -1e9, 1)])
     assert [choice.text for choice, _ in rows] == ["b", "a", "c"]
     assert [probability for _, probability in rows] == pytest.approx([0.75, 0.25, 0.0])
-
-
-def test_wrong_choices_are_one_clear_error() -> None:
-    for choices, message in [
-        (["a"], "at least two texts, found 1"),
-        (["a", " "], r"an empty text \(number 2\)"),
-        (["a", "b", "a"], "'a' twice"),
-    ]:
-        with pytest.raises(LLMError, match=message):
-            check_choices(choices)
 
 
 def test_a_choice_longer_than_the_context_is_one_clear_error(assistant) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -194,6 +195,7 @@ def test_one_argument_is_the_model_and_the_output_is_named_like_it(tiny_model: P
 @platforms.posix
 def test_an_output_that_is_no_such_file_is_refused_with_a_name_to_type(tiny_model: Path, llm) -> None:
     Path("d").mkdir()
+    os.mkfifo("pipe")
     endings = {
         "--to gguf": ".gguf", "--to html": ".html", "--to tokenizer": ".json", "--quantize int8": ".safetensors",
     }  # fmt: skip
@@ -202,6 +204,7 @@ def test_an_output_that_is_no_such_file_is_refused_with_a_name_to_type(tiny_mode
         Path(notes).write_text("mine")
         for output, message in (
             ("/dev/null", f"/dev/null is not a regular file; give a file name: {model}"),
+            ("pipe", f"pipe is not a regular file; give a file name: {model}"),
             ("/dev/stdout", f"expected a file, found /dev/stdout, which is standard output; give a file name: {model}"),
             ("d/", f"d is a directory; give a file name: {Path('d', model)}"),
             (

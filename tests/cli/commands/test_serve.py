@@ -23,18 +23,12 @@ def test_what_is_refused(llm, tiny_model):
         (["--port", "70000"], 2, "--port"),
         (["--quantize", "int8", "--device", "cuda"], 2, "--device has no effect with --quantize"),
         (["other.safetensors"], 2, "(other.safetensors); name each model with -m"),
+        (["-m", "missing.safetensors"], 1, "missing.safetensors"),
     ]:
         words = options if "--port" in options else [*options, "--port", "0"]
         result = llm("serve", "-m", tiny_model, *words)
         assert (result.exit_code, result.stdout) == (code, "")
         assert message in result.stderr and result.stderr.count("\n") == 1
-
-
-def test_a_missing_model_is_one_line(llm):
-    result = llm("serve", "--port", "0")
-    assert result.exit_code == 1 and "there is no model.safetensors here" in result.stderr
-    result = llm("serve", "-m", "missing.safetensors", "--port", "0")
-    assert result.exit_code == 1 and "missing.safetensors" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_without_its_packages_it_says_what_to_install(llm, tiny_model, monkeypatch):

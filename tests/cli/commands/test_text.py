@@ -4,13 +4,10 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable
 
-from typer.testing import Result
-
+from tests.conftest import Llm
 from tests.data.corpora import put
 
-Llm = Callable[..., Result]
 TEXT = "Once upon a time…\r\n\tthere was a king.\x0c\n\nThe end"
 PNG = b"\x89PNG\r\n\x1a\n\xff"
 SMALL = ("--steps", 1, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)

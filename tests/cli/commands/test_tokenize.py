@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.data.conversations.chat_template import CHATML, with_chat_template
+from llmcli.data.conversations.chat_template import with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
+from tests.cli.commands.test_chat import write_chat_model
 from tests.conftest import Llm
 from tests.golden.models import BPE as BPE_WITHOUT_CHAT_TOKENS
 
@@ -26,11 +27,8 @@ def pairs() -> str:
 
 
 @pytest.fixture
-def chat_model(tiny_model: Path) -> Path:
-    model = load(tiny_model)
-    model.tokenizer_config_json = with_chat_template(model.tokenizer_config_json, CHATML)
-    save(tiny_model, model)
-    return tiny_model
+def chat_model() -> Path:
+    return write_chat_model(Path("model.safetensors"))
 
 
 def test_a_conversation_is_shown_with_the_learned_tokens_marked(llm: Llm, chat_model: Path, pairs: str) -> None:

@@ -76,7 +76,6 @@ def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
 
 @pytest.mark.slow
 def test_a_copy_of_a_file_is_not_taken_for_new_conversations(llm: Llm) -> None:
-    write_chats()
     Path("copy.jsonl").write_bytes(Path("chats.jsonl").read_bytes())
     answer = llm(*RUN, "copy.jsonl")
     assert "training conversations have the same questions and answers" in answer.stderr
@@ -129,16 +128,18 @@ def test_adapters_alone_have_no_place_for_a_template(llm: Llm, tiny_model: Path)
 
 
 def test_validation_files_must_be_of_the_same_kind_and_are_known_later(llm: Llm) -> None:
-    write_chats("val.jsonl", [("Who is Anna?", "A person.")])
+    write_chats("val.jsonl", [("Who is Anna?", "A person."), PAIRS[0]])  # the second one is trained on
     Path("c.txt").write_text(TEXT, "utf-8")
     assert "--val c.txt has no conversations" in llm(*RUN, "--val", "c.txt").stderr
     other = llm("train", "c.txt", "--steps", 1, "--val", "val.jsonl").stderr
     assert "--val val.jsonl has conversations, but the training data are plain text" in other
     assert llm(*RUN, "--val", "val.jsonl").exit_code == 0
     record = record_of("model.safetensors")
-    assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1
+    assert record["held_out"]["from"] == "val.jsonl"
+    counts = [record["conversations"][key] for key in ("training", "held_out", "held_out_share", "repeated")]
+    assert counts == [35, 1, None, [36]]
     [file] = record["held_out"]["files"]
-    assert (file["name"], file["conversations"]) == ("val.jsonl", 1)
+    assert (file["name"], file["conversations"]) == ("val.jsonl", 2)
     note = "these conversations were held out in training"
     assert note in llm("eval", "val.jsonl").stderr and note not in llm("eval", "chats.jsonl", "--whole").stderr
     Path("set").mkdir()

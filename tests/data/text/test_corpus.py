@@ -97,14 +97,6 @@ def test_a_pattern_does_not_follow_links_in_a_circle(no_hang: None) -> None:
         read_corpus(["d/*.txt"])
 
 
-def test_a_glob_pattern_that_matches_nothing_is_an_error() -> None:
-    assert "nothing matches *.txt" in error_of(read_corpus, ["*.txt"])
-    assert len(error_of(read_corpus, ["a text, not a name? " * 1000])) < 300
-    assert "no file or directory nowhere.txt" in error_of(read_corpus, ["nowhere.txt"])
-    address = "https://example.org/book.txt"
-    assert f"download it first: curl -LO {address}" in error_of(read_corpus, [address])
-
-
 @platforms.symbolic_links
 def test_a_file_named_twice_is_read_once() -> None:
     put("d/a.txt", b"a")

@@ -138,13 +138,6 @@ def test_training_does_not_depend_on_the_parts_of_the_text() -> None:
         assert train(parts, 300).to_json() == train([TEXT], 300).to_json(), train
 
 
-def test_a_vocabulary_below_261_is_wrong_usage() -> None:
-    for size in [260, 1, 0, -5]:
-        for train in [Tokenizer.train_bpe, Tokenizer.train_char]:
-            message = error_of(train, [TEXT], size, exit_code=2)
-            assert "at least 261" in message and f"found {size}" in message, train
-
-
 def test_a_vocabulary_of_261_is_bytes_and_control_tokens() -> None:
     assert BPE.vocab_size == 290 and sorted(BPE.token_bytes[5:261]) == [bytes([b]) for b in range(256)]
     for train in [Tokenizer.train_bpe, Tokenizer.train_char]:

@@ -216,15 +216,6 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
         prepared(context=8)
 
 
-def test_a_validation_file_is_held_out_whole() -> None:
-    other = conversation_file([conversation("Who is it?", "Nobody."), conversation(*PAIRS[0])], "val.jsonl")
-    ready = prepared(conversations=inputs(held_out=other))
-    assert ready.conversations.held_out.texts == (conversation("Who is it?", "Nobody."),)
-    assert ready.record.held_out.from_ == "val.jsonl" and ready.record.conversations.training == 35
-    assert (ready.record.conversations.held_out_share, ready.record.conversations.repeated) == (None, (36,))
-    assert [file.name for file in ready.record.held_out.files] == ["val.jsonl"]
-
-
 def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
     monkeypatch.setattr(recipe, "MIN_BYTES", 500)

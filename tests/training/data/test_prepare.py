@@ -105,18 +105,6 @@ def test_a_text_in_which_each_word_is_one_token_gets_no_bpe_dropout() -> None:
     assert rates(few, characters=True) == usual
 
 
-def test_no_tokenizer_is_trained_on_held_out_text():
-    training, held = words(300), words(2000, seed=1, letters="あいうえお")
-    text = training + held
-    share = len(held.encode()) / len(text.encode())
-    corpus = corpus_of(text)
-    bpe = prepare(PlanRequest(steps=5, vocab_size=400), corpus, held_out=share).tokenizer
-    assert bpe.to_json() == Tokenizer.train_bpe([training], 400).to_json()
-    char = prepare(PlanRequest(steps=5), corpus, held_out=share, characters=True).tokenizer
-    assert "あ".encode() not in char.token_bytes
-    assert char.to_json() == Tokenizer.train_char([training]).to_json()
-
-
 def test_the_record_describes_the_corpus():
     first, second = "one text of many words. " * 50, "another one! " * 50
     corpus = corpus_of(first, second)
