@@ -1,10 +1,12 @@
 """The entry point: exit codes, one line for each mistake, help, standard streams, and what is imported."""
 
+import itertools
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -329,8 +331,12 @@ def test_what_is_no_file_is_named_once_and_not_waited_for(llm: Llm, tiny_model: 
     Path("c.txt").write_text(TEXT, "utf-8")
     for name in ("pipe", "f.gguf", "q.safetensors"):
         os.mkfifo(name)
-    for words in READING:
-        for name in ("pipe", "f.gguf", "q.safetensors", "/dev/zero"):
+    Path("link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        for words, name in itertools.product(
+            READING, ("pipe", "f.gguf", "q.safetensors", "link", "socket", "/dev/zero")
+        ):
             answer = llm(*words.split(), name)
             assert answer.exit_code == 1 and answer.stderr.count("\n") == 1, answer.stderr
             assert f"{name} is not a regular file" in answer.stderr and answer.stderr.count(name) == 1

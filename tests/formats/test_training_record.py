@@ -119,6 +119,8 @@ def test_a_value_of_another_type_is_an_error() -> None:
 
 
 @example(place=("bits_per_byte",), new=float("nan"))
+@example(place=("corpus",), new={"a": "x" * 10**6})
+@example(place=("steps",), new=[0] * 10**5)
 @given(place=st.sampled_from(places(FULL)), new=json_values)
 def test_any_value_of_a_key_is_read_or_an_error_of_one_line(place: tuple[Any, ...], new: Any) -> None:
     """What is read is written again, and can be shown."""

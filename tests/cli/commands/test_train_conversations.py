@@ -131,8 +131,6 @@ def test_validation_files_must_be_of_the_same_kind_and_are_known_later(llm: Llm)
     write_chats("val.jsonl", [("Who is Anna?", "A person."), PAIRS[0]])  # the second one is trained on
     Path("c.txt").write_text(TEXT, "utf-8")
     assert "--val c.txt has no conversations" in llm(*RUN, "--val", "c.txt").stderr
-    other = llm("train", "c.txt", "--steps", 1, "--val", "val.jsonl").stderr
-    assert "--val val.jsonl has conversations, but the training data are plain text" in other
     assert llm(*RUN, "--val", "val.jsonl").exit_code == 0
     record = record_of("model.safetensors")
     assert record["held_out"]["from"] == "val.jsonl"
