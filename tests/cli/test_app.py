@@ -177,6 +177,8 @@ WRONG = [
     (1, "generate hi -m c.txt/m.safetensors", "cannot read"),
     (1, f"generate hi -m {'m' * 300}", "mmmm"),
     (2, "train c.txt --from=", "--from is empty; give the name of a file"),
+    (2, "train c.txt --from model.safetensors --context 33", "--context 33 is longer than the base model's 32"),
+    (2, "train c.txt --known-answers", "the training data are plain text"),
     (2, "train c.txt --from model.safetensors --width 64", "--width has no effect with --from, which keeps"),
     *[(2, f"train c.txt --lr-scale {value}", "--lr-scale must be between 1e-12") for value in (0, -1, *NOT_FINITE)],
     (2, "train c.txt --from model.safetensors --lora 4 --optimizer muon", "--lora trains with AdamW"),

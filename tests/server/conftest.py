@@ -16,6 +16,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.conversations.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizers.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation.engine.requests import EngineLimits
 from llmcli.server.api.models import Models
 from llmcli.server.http.access import LOOPBACK_NAMES, Access
@@ -63,6 +64,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             checkpoint = replace(checkpoint, tokenizer_config_json=with_chat_template("{}", CHATML))
         save(path, checkpoint)
     return paths
+
+
+@pytest.fixture(scope="session")
+def tokenizer(served: tuple[Path, Path]) -> Tokenizer:
+    return open_tokenizer(load_any(served[0]))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 
 from llmcli.config import SAMPLING, ModelConfig
 from llmcli.formats.checkpoint import save
-from llmcli.formats.loading import load, load_any, open_chat_template, open_tokenizer
+from llmcli.formats.loading import load, load_any, open_chat_template
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.server.api.models import ServedModel
 from llmcli.server.api.schema import openapi
@@ -18,11 +18,6 @@ from llmcli.server.http.analysis_routes import training_texts
 from llmcli.server.http.app import OPERATIONS
 from tests.conftest import random_checkpoint
 from tests.server.conftest import client_of
-
-
-@pytest.fixture(scope="module")
-def tokenizer(served):
-    return open_tokenizer(load_any(served[0]))
 
 
 def test_health_and_models(client):

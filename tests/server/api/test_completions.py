@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmcli.formats.checkpoint import save
-from llmcli.formats.loading import load, load_any, open_tokenizer
+from llmcli.formats.loading import load, load_any
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.models.logits import log_softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -18,11 +18,6 @@ from tests.server.streams import choices, events
 
 PROMPT = "The cat sat on"
 CACHE = {"ngram_cache": WEIGHTS._asdict()}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(served):
-    return open_tokenizer(load_any(served[0]))
 
 
 @pytest.fixture

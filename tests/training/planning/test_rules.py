@@ -98,6 +98,7 @@ def test_the_error_of_a_context_longer_than_the_text_names_the_longest_possible(
     assert "`context` 499 or less" in str(caught.value)
     assert caught.value.exit_code == 1
     assert plan(PlanRequest(context=499), train_tokens=500).train.context == 499
+    assert plan(PlanRequest(context=64), base=BASE).train.context == BASE.max_position_embeddings == 64
 
 
 def test_a_context_of_nearly_the_whole_text_leaves_none_for_a_validation_slice():
@@ -113,13 +114,6 @@ def test_a_text_too_short_for_any_context_is_an_error() -> None:
         ) as caught:
             plan(train_tokens=train_tokens)
         assert caught.value.exit_code == 1
-
-
-def test_a_context_longer_than_the_base_models_is_wrong_usage():
-    with pytest.raises(LLMError, match="`context` 65 is longer than the base model's 64") as caught:
-        plan(PlanRequest(context=65), base=BASE)
-    assert caught.value.exit_code == 2
-    assert plan(PlanRequest(context=64), base=BASE).train.context == 64
 
 
 def test_adapters_for_a_text_get_small_batches_short_windows_and_twice_the_rate() -> None:
