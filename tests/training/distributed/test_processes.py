@@ -67,7 +67,7 @@ def test_several_processes_on_mps_are_refused_before_they_start(device, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device_of_process(device, Processes()) == "mps"
-    monkeypatch.setattr("llmcli.cli.commands.train._launch", lambda count: pytest.fail("started"))
+    monkeypatch.setattr("llmcli.training.distributed.launcher.launch", lambda *_: pytest.fail("started"))
     result = llm("train", "c.txt", "--processes", 2, "--device", device)
     assert result.exit_code == 1
     assert result.stderr == "error: a run on mps has only one process; leave out --processes, or add --device cpu\n"
