@@ -114,6 +114,7 @@ def export(options: _Options) -> None:
         _export_handover(model, output, path, options)
         return
     else:
+        loading.open_tokenizer(model)  # raises LLMError for a tokenizer that cannot be used
         if model.record.ngram_cache is not None:
             figures = Figures.of_record(model.record)
             loss = f": {figures}" if figures and figures.adapting is not None else ""
@@ -284,13 +285,11 @@ def _export_html(model: "Checkpoint", output: Path, options: _Options) -> None:
 
 
 def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
-    from llmcli.formats import loading
     from llmcli.formats.gguf import writer as gguf_writer
 
     shapes = model.config.tensor_shapes()
     dtypes = {model.dtypes.get(name, "F32") for name, shape in shapes.items() if len(shape) > 1}
     own_dtype = dtypes.pop().lower() if len(dtypes) == 1 else "f32"
-    loading.open_tokenizer(model)  # raises LLMError for a tokenizer that cannot be used
     gguf_writer.write(output, model, dtype or own_dtype, metadata)
 
 

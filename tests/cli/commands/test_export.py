@@ -15,6 +15,14 @@ from llmcli.formats import atomic_io, checkpoint, file_lock, loading
 from tests import platforms
 from tests.conftest import TEXT
 from tests.data.documents.samples import warc
+from tests.sample_models import write_unhashed
+
+
+def test_a_tokenizer_that_cannot_be_used_is_refused_before_anything_is_written(tiny_model: Path, llm) -> None:
+    write_unhashed(tiny_model, {"tokenizer.json": "null"})
+    for to, output in (("hf", "k"), ("gguf", "k.gguf")):
+        answer = llm("export", tiny_model, output, "--to", to)
+        assert answer.exit_code == 1 and "the tokenizer has no model" in answer.stderr and not Path(output).exists()
 
 
 @pytest.mark.parametrize(
