@@ -135,7 +135,7 @@ TEACHER_COST = 0.2  # time of these predictions relative to a step without a tea
 
 # ---- Model shape
 # layers x hidden size, each at most twice the previous size. Two layers beat four in runs of up to a minute
-# ["At a fixed time"]; wide models need three ["Fewer heads"]
+# ["At a fixed time"]; wide models need three ["Fewer heads"], and runs of 15 minutes six ["Deeper models"]
 SHAPES = (
     (2, 64),
     (2, 96),
@@ -144,7 +144,7 @@ SHAPES = (
     (3, 192),
     (3, 256),
     (3, 320),
-    (4, 320),
+    (6, 256),
     (6, 320),
     (8, 384),
     (8, 512),
