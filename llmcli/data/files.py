@@ -14,9 +14,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -86,14 +85,15 @@ def read_records(
     if name == decoding.STANDARD_INPUT or reading.plain:
         return document
     suffix = file_types.suffix_of(name)
-    contents = partial(_contents, document, copy, reading.text_only)
-    if file := _from_text(document, start, suffix, reading, contents, on_read):
+    is_table = suffix in TABLE_SUFFIXES
+    file = None
+    if not is_table and (suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(start)):
+        file = _from_json(document, start, copy, reading, on_read)
+    elif is_table or reading.pairs or reading.columns:
+        file = _from_table(document, copy, reading, on_read)
+    if file:
         return file
-    if (
-        reading.text_only
-        or suffix in TABLE_SUFFIXES
-        or not (turns := read_turns(document, reading.speakers, start))
-    ):
+    if reading.text_only or is_table or not (turns := read_turns(document, reading.speakers, start)):
         return document
     return _conversation_file(document, *turns)
 
@@ -235,20 +235,10 @@ def _sha256(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _from_text(
-    document: Document,
-    start: str,
-    suffix: str,
-    reading: ReadOptions,
-    contents: Callable[..., ConversationFile | Document],
-    on_read: OnRead,
+def _from_table(
+    document: Document, copy: TextCopy, reading: ReadOptions, on_read: OnRead
 ) -> ConversationFile | Document | None:
-    if suffix not in TABLE_SUFFIXES:
-        if suffix in (*_JSON_LINES_SUFFIXES, ".json") or _JSON_START.match(start):
-            return _from_json(document, start, suffix, reading, contents, on_read)
-        if not (reading.pairs or reading.columns):
-            return None
-    table = read_table(document, suffix, reading, on_read)
+    table = read_table(document, file_types.suffix_of(document.name), reading, on_read)
     if table is None:
         return None
     shape = choose_shape(document.name, table.first_records, reading, cells_are_text=True)
@@ -258,18 +248,23 @@ def _from_text(
             f"{document.name} has a header but no conversations; wanted rows with a prompt and an answer"
         )
     first_row = table.first_row_as(shape.keys) if shape.name == "two columns" else ""
-    return contents(shape, table.records, table.columns, first_row=first_row, notes=table.notes)
+    return _contents(
+        document,
+        copy,
+        reading.text_only,
+        shape,
+        table.records,
+        table.columns,
+        first_row=first_row,
+        notes=table.notes,
+    )
 
 
 def _from_json(
-    document: Document,
-    start: str,
-    suffix: str,
-    reading: ReadOptions,
-    contents: Callable[..., ConversationFile | Document],
-    on_read: OnRead,
+    document: Document, start: str, copy: TextCopy, reading: ReadOptions, on_read: OnRead
 ) -> ConversationFile | Document | None:
     name = document.name
+    suffix = file_types.suffix_of(name)
     begins_array = start.lstrip().startswith("[")
     must_be_lines = suffix in _JSON_LINES_SUFFIXES and not begins_array
     lines = records_of_lines(name, document.lines(ignore, MAX_RECORD))
@@ -287,7 +282,7 @@ def _from_json(
         place = "record"
     must_be_known = suffix in _JSON_LINES_SUFFIXES or len(first) > 1
     shape = choose_shape(name, first, reading, must_be_known=must_be_known)
-    return contents(shape, records, place=place) if shape else None
+    return _contents(document, copy, reading.text_only, shape, records, place=place) if shape else None
 
 
 def _first(records: Iterable[NumberedRecord], ignored: type[LLMError] | tuple[()]) -> list[object]:

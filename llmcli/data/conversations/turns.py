@@ -97,7 +97,7 @@ def read_turns(
     `names` replace the built-in names. Raises LLMError for two answers to one question."""
     first_line = next(filter(str.strip, start.split("\n")), "")
     known = (named_speakers(*names),) if names else _KNOWN
-    found = next((speakers for speakers in known if speakers[1].match(first_line)), None)
+    found = next(((shape, label) for shape, label in known if label.match(first_line)), None)
     if found is None:
         return None
     shape, label = found

@@ -40,7 +40,8 @@ def members(file: File, skipped: SkippedParts, on_read: Callable[[int], None]) -
     number = 0
     try:
         for member in _zip_members(file, skipped) if is_zip else _tar_members(file, skipped, on_read):
-            with member[1]:
+            _, content, _ = member
+            with content:
                 yield member
             number += 1
     except (

@@ -123,10 +123,10 @@ def utf16_codec(start: bytes) -> str:
 
 def _is_utf16(data: bytes, codec: str) -> bool:
     text = _decoded(data, codec)
-    used = set(text or "")
-    if text is None or any(
-        unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\n\f\r" for c in used
-    ):
+    if text is None:
+        return False
+    used = set(text)
+    if any(unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\n\f\r" for c in used):
         return False
     return sum(map(text.count, _SPACES & used)) >= _UTF16_SPACES * len(text)
 

@@ -235,10 +235,10 @@ class GenerationBody(Body):
             raise invalid(
                 "min_tokens", f"must be at most max_tokens, {self.most_tokens:,}, found {self.min_tokens:,}"
             )
-        name = self.constraint[0]
-        if self.choices:
+        name, _, choices = self.constraint
+        if choices:
             try:
-                check_choices(self.choices, name)
+                check_choices(choices, name)
             except LLMError as error:
                 raise ApiError(str(error), param=name) from error
             if other := next((field for field in ("stop", "echo") if getattr(self, field, None)), None):
@@ -253,8 +253,8 @@ class GenerationBody(Body):
 
     @cached_property
     def constraint(self) -> tuple[str, Grammar | None, tuple[str, ...]]:
-        """(name of the field that constrains the text, grammar, choices), of which only one is given; the name
-        is "" without a constraint. Raises ApiError for several constraints."""
+        """(name of the field that constrains the text, or "" if none does; its grammar or None; its choices).
+        Raises ApiError for several constraints."""
         nested = self.structured_outputs or StructuredOutputs()
         given: list[tuple[str, Grammar | None, tuple[str, ...]]] = []
         if self.response_format:
@@ -275,13 +275,14 @@ class GenerationBody(Body):
 
     def samplings(self, max_tokens: int) -> list[SamplingConfig]:
         """Return the settings for each of the n texts, which differ in their seeds."""
+        _, grammar, _ = self.constraint
         seed = secrets.randbelow(1 << 32) if self.seed is None else self.seed
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         settings = SamplingConfig(
             max_tokens=max_tokens,
             stop=stop,
             logit_bias=tuple(self.logit_bias.items()),
-            grammar=self.constraint[1],
+            grammar=grammar,
             **{name: getattr(self, name) for name in SAMPLING if name not in ("max_tokens", "seed")},
         )
         return [replace(settings, seed=seed + number) for number in range(self.n)]

@@ -62,8 +62,9 @@ class ServedModel:
         latest runtime is kept. Raises ApiError if the file has changed since it was opened."""
         if self._readable is None or self._readable[0] is not checkpoint:
             self.check_unchanged()  # tensors are read again
-            self._readable = checkpoint, NumpyRuntime(checkpoint)
-            self._readable[1].context = self.context
+            runtime = NumpyRuntime(checkpoint)
+            runtime.context = self.context
+            self._readable = checkpoint, runtime
         return self._readable[1].fork()
 
     def check_unchanged(self) -> None:

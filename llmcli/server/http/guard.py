@@ -69,9 +69,8 @@ def _answer_to(error: BaseException, entry: LogEntry) -> ApiError:
         while error.__cause__ is not None:  # the first error in the chain
             error = error.__cause__
         entry.error = str(error)
-        if not isinstance(
-            error, LLMError | ApiError
-        ):  # a bug: hidden from the client, logged with its location
+        if not isinstance(error, LLMError | ApiError):
+            # a bug, which is hidden from the client: logged with its place, if the error was raised
             places = [
                 f"{Path(place.filename).name}:{place.lineno}" for place in extract_tb(error.__traceback__)
             ]
