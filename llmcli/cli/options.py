@@ -479,7 +479,7 @@ def utf8_argument(text: str, what: str) -> str:
 
 
 def decoded(data: bytes, what: str, *, is_input: bool = True) -> str:
-    """Decode standard input, part of it, or text from the command line. Raises LLMError if it is not UTF-8."""
+    """Decode text from standard input or from the command line. Raises LLMError if it is not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

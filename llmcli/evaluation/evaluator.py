@@ -107,8 +107,8 @@ def _bits_per_byte(nats: float, size: int) -> float:
 
 
 def total_score(batches: Iterable[tuple[int, Score]], count: int, on_progress: OnProgress) -> Score:
-    """Add up the scores of batches with `count` windows in total. Raises LLMError at the first NaN or infinite
-    loss."""
+    """Add up the scores of batches with `count` windows in total. Raises LLMError at the first loss that is
+    NaN or infinite."""
     total = Score(0.0, 0, 0)
     done = 0
     for windows, score in batches:

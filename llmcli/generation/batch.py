@@ -1,7 +1,7 @@
 """Batches: many prompts, decoded together by the engine, with results in the order of the prompts.
 
-At temperature 0, the texts equal those of single runs, unless two tokens are equally likely up to the last
-bits of their logits: rounding in a matrix product depends on the number of rows (`Runtime.step_batch`).
+At temperature 0, each text is the same as if it were generated alone, unless the logits of two tokens differ
+only in their last bits: rounding in a matrix product depends on the number of rows (`Runtime.step_batch`).
 """
 
 import math
@@ -47,8 +47,8 @@ class BatchResult(Generated):
 
     @property
     def left_out(self) -> dict[str, int]:
-        """What the model does not see, because it does not fit the context: "cut", the number of tokens at
-        the beginning of a text, and "dropped_turns" of a conversation."""
+        """What does not fit the context, so that the model does not see it: "cut" is the number of tokens at
+        the beginning of a text, and "dropped_turns" the number of turns of a conversation."""
         if self.request is None or self.started is None:
             return {}
         cut = len(self.request.prompt.ids) - self.started.prompt_tokens

@@ -22,9 +22,9 @@ class Drafts:
         self._next: dict[tuple[int, ...], int] = {}
 
     def draft(self, ids: Sequence[int], most: int) -> list[int]:
-        """Return up to `most` tokens that may follow the text `ids`. If its last n tokens (2 to 4, as many as
-        possible) occurred earlier, these are the n - 1 tokens that followed them. `ids` begin with those of
-        the previous call.
+        """Return up to `most` tokens that may follow the text `ids`: the n - 1 tokens that followed its last
+        n tokens (2 to 4, as many as possible) where they occurred before. `ids` must extend the `ids` of the
+        previous call.
 
         >>> Drafts().draft([1, 2, 3, 4, 1, 2, 3], 4)
         [4, 1]

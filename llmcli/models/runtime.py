@@ -43,8 +43,8 @@ class Runtime(ABC):
         self.context = context  # the maximum number of tokens in a sequence
         self.parameters = parameters
         self.cache_bytes_per_token = cache_bytes_per_token  # memory per token in the cache
-        # called before each chunk of tokens is processed; may raise an exception, such as when the result is no
-        # longer needed
+        # called before each chunk of tokens is processed; may raise an exception, such as when the result is
+        # no longer needed
         self.check: Check = no_check
 
     @property

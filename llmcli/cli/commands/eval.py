@@ -361,7 +361,7 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: "Sequence
 def _note_held_out(
     model: _EvaluatedModel, what: str, verb: str, held_out: "Sequence[TrainingRecord]"
 ) -> None:
-    """Note that `what` was held out in the training runs `held_out`, or that a model's record does not say."""
+    """Note that the training runs `held_out` held out `what`, or that a model's record does not say."""
     from llmcli.evaluation.figures import known_text
     from llmcli.evaluation.training_text import names_training_data
 

@@ -45,9 +45,9 @@ def show(
     *,
     is_summary: bool = False,
 ) -> None:
-    """Print an explanation: `count` next tokens and words, and the attention of `layer` and `head`, from 1 (None:
-    mean of all). `initialized_heads` is what `analysis.explain.initialized_heads` returns. A summary fits on a
-    screen and lists only the tokens with the largest effects."""
+    """Print an explanation: `count` next tokens and words, and the attention of `layer` and `head`, counted
+    from 1 (None: the mean of all). `initialized_heads` is what `analysis.explain.initialized_heads` returns.
+    A summary fits on a screen and lists only the tokens with the largest effects."""
     from llmcli.pages.explanation_json import explanation_json
 
     record = explanation_json(explanation, "", count, attention=False)

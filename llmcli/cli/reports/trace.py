@@ -23,8 +23,8 @@ OTHER_COLUMNS = 50
 
 
 def print_step(step: "Json", number: int, text: str, sampling: "SamplingConfig") -> None:
-    """Print a table of a step's candidates, and the sampling settings. `text` is the text so far; for `step` see
-    `step_json`."""
+    """Print a table of a step's candidates, and the sampling settings. `text` is the text so far; `step` is
+    what `step_json` returns."""
     console.heading(f"{number}  {token_output.prompt_end(text)}…")
     if step["spelling"]:
         console.paragraph(

@@ -19,8 +19,9 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def curve(losses: "Curve", width: int, height: int, legend: str = "") -> list[str]:
-    """Draw the training losses in braille dots, and the validation losses as MARK over them: height + 1 lines with a
-    logarithmic y axis; [] without finite points. `legend` is centered below the chart if it fits."""
+    """Draw the training losses in braille dots, and the validation losses as MARK over them, in height + 1
+    lines with a logarithmic y axis; [] without finite points. `legend` is centered below the chart if it
+    fits."""
     line, marked = (
         [(x, y) for x, y in zip(*xy, strict=True) if math.isfinite(y)]
         for xy in ((losses.steps, losses.training), (losses.validation_steps, losses.validation))

@@ -28,7 +28,7 @@ class TrainingLosses:
         self._last_step = 0
         self.mean = math.nan  # moving average
         self.evaluations: list[tuple[int, float]] = []  # (step, validation loss in bits per byte)
-        # begin with the losses of this run, whose state is read at the next step, when the new run has checked it
+        # the run to resume, whose losses come first: read at the next step, when the new run has checked it
         self.stopped: State | None = None
 
     def add(self, event: "RunEvent") -> None:
@@ -63,8 +63,8 @@ class TrainingLosses:
         self._losses.append(loss)
 
     def curve(self) -> Curve:
-        """Reduce the training losses to at most MAX_POINTS means over equal numbers of steps, each at its last
-        step."""
+        """Reduce the training losses to at most MAX_POINTS means over equal numbers of steps, each at the
+        last of its steps."""
         import numpy as np
 
         count = len(self._losses)

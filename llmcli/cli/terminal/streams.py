@@ -52,8 +52,9 @@ def enable_escape_codes() -> None:
 
 
 class _StandardStream(io.FileIO):
-    """Standard output, whose errors carry the name OUTPUT, which distinguishes them from errors of other files; or
-    standard error: notes that cannot be written (disk full, pipe closed) are dropped instead of ending a run."""
+    """Standard output, whose errors carry the name OUTPUT, which distinguishes them from errors of other
+    files; or standard error, where notes that cannot be written (disk full, pipe closed) are dropped instead
+    of ending a run."""
 
     def write(self, data: "Any", /) -> int:
         try:

@@ -16,7 +16,7 @@ from llmcli.data.documents.extracted import Extracted, ExtractionError, File, Sk
 from llmcli.data.documents.packages import END, START, Event
 from llmcli.data.documents.paragraphs import Block, spaced
 
-_MANIFEST = "META-INF/manifest.xml"  # of an OpenDocument text
+_MANIFEST = "META-INF/manifest.xml"  # in OpenDocument files
 _SPACE = re.compile(r"[ \t\r\n]+")
 _MAX_SPACES = 100  # limit for an element that represents several spaces
 _HEADING = re.compile(r"(?i)heading|title|\d$")  # the identifier of a paragraph style

@@ -60,9 +60,9 @@ class Finished:
 
 
 class UnavailableError(LLMError):
-    """The engine cannot process a request now; a later one may succeed. The `code` is "queue_full" if too many
-    requests are waiting, "stopping", or "unavailable": no threads or memory are left, or the engine has
-    ended."""
+    """The engine cannot process a request now; a later one may succeed. The `code` is "queue_full" if too
+    many requests are waiting, "stopping" while the server stops, or "unavailable" if no threads or memory are
+    left or the engine has ended."""
 
     def __init__(self, message: str, code: str = "unavailable") -> None:
         super().__init__(message)

@@ -54,8 +54,8 @@ class GeneratedSequence:
     # ---- the prompt
 
     def open(self) -> None:
-        """Prepare for the model, which is loaded. The prompt has at least one token; a prompt to score fits the
-        context."""
+        """Prepare for the model, which is loaded. The prompt has at least one token; a prompt to score fits
+        the context."""
         prompt, sampling = self.request.prompt, self.request.sampling
         runtime, tokenizer = self.opened.result()
         ids = prompt.ids

@@ -101,8 +101,8 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
 
 
 class _GraphBuilder:
-    """Collects the nodes, constants, inputs and outputs of an ONNX graph, and adds the parts of a decoder, with
-    the weights of a checkpoint. Values are referred to by name."""
+    """Collects the nodes, constants, inputs and outputs of an ONNX graph, and adds the parts of a decoder,
+    with the weights of a checkpoint. Values are referred to by name."""
 
     def __init__(self, checkpoint: Checkpoint, scheme: str | None = None) -> None:
         from onnx import TensorProto, helper, numpy_helper

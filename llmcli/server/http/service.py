@@ -79,8 +79,8 @@ class Call:
         return await self._bounded(start)
 
     async def search(self, function: Callable[[Check], T]) -> T:
-        """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate thread
-        and should regularly call its argument."""
+        """Like `analyze`, for a function that takes seconds and needs no runtime; it runs in a separate
+        thread, and should call its argument regularly."""
         return await self._bounded(lambda check: self._when_free(lambda: function(check)))
 
     async def _bounded(self, start: Callable[[Check], Awaitable[T]]) -> T:

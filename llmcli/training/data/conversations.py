@@ -1,7 +1,7 @@
 """Training and held-out conversations as tokens, with their rows in the plan and their entries in the record.
 
-The steps of a run, in order: `divide_conversations`, before a tokenizer is trained on the contents; `encode` with the
-tokenizer; `fit` once the context length is planned.
+The steps of a run, in order: `divide_conversations`, before a tokenizer is trained on the contents; `encode`
+with the tokenizer; `fit` once the context length is planned.
 """
 
 from collections import Counter
