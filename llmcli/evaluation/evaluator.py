@@ -314,42 +314,21 @@ def most_surprising(
     return spans
 
 
-@dataclass(frozen=True)
-class LineSurprisal:
-    """A line of a text. A token belongs to the line in which it begins."""
+def tokens_of_lines(tokens: Sequence[bytes]) -> Iterator[tuple[int, range]]:
+    """Yield the lines of a text, given as tokens, as (number from 1, indices of the tokens that begin in the
+    line); lines in which no token begins are left out.
 
-    number: int  # counted from 1
-    text: bytes
-    tokens: range
-    bits: float  # total surprisal of its tokens
-    bytes: int  # size of its tokens
-    top_token: int  # the token with the highest surprisal
-
-
-def surprisal_of_lines(tokens: Sequence[bytes], bits: Sequence[float]) -> list[LineSurprisal]:
-    """Return the lines of a text, given as tokens; lines in which no token begins are left out.
-
-    >>> lines = surprisal_of_lines([b"a", b"b\\n", b"\\nc", b"d"], [1, 2, 3, 1])
-    >>> [(line.number, line.text, line.bits) for line in lines]
-    [(1, b'ab', 3), (2, b'', 3), (3, b'cd', 1)]
+    >>> list(tokens_of_lines([b"a", b"b\\n", b"\\nc", b"d"]))
+    [(1, range(0, 2)), (2, range(2, 3)), (3, range(3, 4))]
     """
-    texts = b"".join(tokens).split(b"\n")
-    lines = []
     number = 1
     first = 0
-    for i, token in enumerate(tokens):
+    for end, token in enumerate(tokens, 1):
         breaks = token.count(b"\n")
-        if not breaks and i + 1 < len(tokens):
-            continue
-        inside = range(first, i + 1)
-        size = sum(len(tokens[j]) for j in inside)
-        highest = max(inside, key=bits.__getitem__)
-        lines.append(
-            LineSurprisal(number, texts[number - 1], inside, sum(bits[first : i + 1]), size, highest)
-        )
-        number += breaks
-        first = i + 1
-    return lines
+        if breaks or end == len(tokens):
+            yield number, range(first, end)
+            number += breaks
+            first = end
 
 
 def divergence(reference: Runtime, other: Runtime, tokenizer: "Tokenizer") -> tuple[float, float]:

@@ -2,7 +2,6 @@
 among its known answers (generation/known_answers.py)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Conversation, Messages, learned_answers
@@ -13,17 +12,6 @@ from llmcli.generation.batch import BatchResult, answer_request, decode_batch
 from llmcli.generation.chat import Assistant
 from llmcli.generation.engine.requests import GenerationRequest
 from llmcli.generation.known_answers import AnswerFinder
-
-
-@dataclass(frozen=True)
-class ExactScore:
-    """A model's answers to the last questions of conversations."""
-
-    exact: int
-    questions: int  # questions that fit the context
-
-    def __str__(self) -> str:
-        return f"{self.exact:,} of {self.questions:,}"
 
 
 def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Messages, str]]:
@@ -37,9 +25,9 @@ def last_answers(conversations: Sequence[Conversation]) -> Iterator[tuple[Messag
 
 def score_exact(
     conversations: Sequence[Conversation], assistant: Assistant, on_progress: OnProgress
-) -> ExactScore:
-    """Generate the last answer of each conversation at temperature 0. Generation stops at the first
-    difference from the reference answer."""
+) -> tuple[int, int]:
+    """Generate the last answer of each conversation at temperature 0, and return (exact answers, questions
+    that fit the context). Generation stops at the first difference from the reference answer."""
     references = [*last_answers(conversations)]
 
     def requests() -> Iterator[GenerationRequest | BatchResult]:
@@ -64,7 +52,7 @@ def score_exact(
             result.finished is not None and result.finished.reason == "stop" and result.text.strip() == answer
         )
         on_progress(done / len(references))
-    return ExactScore(exact, questions)
+    return exact, questions
 
 
 def score_known(

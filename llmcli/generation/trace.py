@@ -31,22 +31,14 @@ class CandidateToken:
 
 
 @dataclass(frozen=True)
-class Removal:
-    """The tokens removed by a filter."""
-
-    filter: str  # "top-k", "top-p" or "min-p"
-    tokens: int
-    probability: float  # total probability of these tokens under the model
-
-
-@dataclass(frozen=True)
 class TraceStep:
     """The choice of one token."""
 
     candidates: tuple[CandidateToken, ...]  # most likely first
     chosen: CandidateToken
     remaining: int  # number of tokens left after all filters
-    removals: tuple[Removal, ...]
+    # (filter: "top-k", "top-p" or "min-p"; tokens that it removed; their total probability under the model)
+    removals: tuple[tuple[str, int, float], ...]
     entropy: float  # entropy in bits of the model's distribution over the tokens that may be next
     retokenized: (
         bool  # several tokenizations of the prompt's end were summed; tokens may begin inside the prompt
@@ -83,13 +75,13 @@ class _RecordingSampler(Sampler):
         chosen, logprob = super().__call__(logits, seen, model_logits=model_logits, tokens=tokens)
         known = logits if model_logits is None else model_logits
         probabilities = softmax(known)
-        removals: list[Removal] = []
+        removals: list[tuple[str, int, float]] = []
         removed_by: dict[int, str] = {}
         filtered = logits
         for name, after in self.stages(logits, seen, tokens):
             removed = np.flatnonzero(np.isneginf(after) & ~np.isneginf(filtered)).tolist()
             if removed:
-                removals.append(Removal(name, len(removed), float(probabilities[removed].sum())))
+                removals.append((name, len(removed), float(probabilities[removed].sum())))
                 removed_by |= dict.fromkeys(removed, name)
             filtered = after
         if self.config.temperature == 0:

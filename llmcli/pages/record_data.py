@@ -62,10 +62,7 @@ def _plan_rows(document: Json) -> list[list[str]]:
 def _probe_data(record: TrainingRecord) -> Json | None:
     if not (record.probe and (points := probe_points(record))):
         return None
-    return {
-        "prompt": record.probe.prompt,
-        "points": [[point.step, point.bits_per_byte, point.likeliest] for point in points],
-    }
+    return {"prompt": record.probe.prompt, "points": points}
 
 
 def _curve_data(curve: Curve) -> Json:

@@ -10,7 +10,7 @@ from typer.testing import Result
 
 from llmcli.config import SamplingConfig
 from llmcli.data.conversations.messages import Conversation, Message
-from llmcli.evaluation.exact_answers import ExactScore, last_answers, score_exact, score_known
+from llmcli.evaluation.exact_answers import last_answers, score_exact, score_known
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
 from llmcli.formats.training_record import KnownAnswers, KnownAnswerShares, TrainingRecord
@@ -56,9 +56,8 @@ def test_exact_answers_are_those_of_a_chat_at_temperature_0(assistant: Assistant
     too_long = conversation("x" * 400, "No.")
     shares: list[float] = []
     score = score_exact([*others, *same, too_long], assistant, shares.append)
-    assert score == ExactScore(len(same), len(others) + len(same))
+    assert score == (len(same), len(others) + len(same))
     assert shares == sorted(shares) and shares[-1] == 1.0
-    assert str(score) == f"{len(same)} of {len(others) + len(same)}"
 
 
 def test_the_last_learned_answer_is_asked_for() -> None:
@@ -101,7 +100,7 @@ def test_eval_shows_how_many_answers_are_exact(llm: Llm, own_directory: Path) ->
     assert (own["exact"], own["questions"]) == (len(ended), len(ended) + 2)
     head, row = llm("eval", "own.jsonl", "--whole").stdout.splitlines()[:2]
     shown = dict(zip(head.split("\t"), row.split("\t"), strict=True))
-    assert shown["exact answers"] == str(ExactScore(len(ended), len(ended) + 2))
+    assert shown["exact answers"] == f"{len(ended)} of {len(ended) + 2}"
 
 
 def test_eval_chooses_among_known_answers_without_the_held_out_questions(llm: Llm, own_directory: Path) -> None:

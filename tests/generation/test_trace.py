@@ -66,11 +66,11 @@ def test_probabilities_and_removals_are_those_of_the_definition() -> None:
     squared = np.sort(own**2)[::-1][:20]  # temperature 0.5 squares probabilities
     kept = int(np.searchsorted(np.cumsum(squared / squared.sum()), 0.8)) + 1
     assert step.remaining == kept
-    assert [(removal.filter, removal.tokens) for removal in step.removals] == [
+    assert [(name, tokens) for name, tokens, _ in step.removals] == [
         ("top-k", len(own) - 20),
         ("top-p", 20 - kept),
     ]
-    assert step.removals[0].probability == pytest.approx(np.sort(own)[:-20].sum(), rel=1e-4)
+    assert step.removals[0][2] == pytest.approx(np.sort(own)[:-20].sum(), rel=1e-4)
     sampling = [c.sampling_probability for c in step.candidates]
     np.testing.assert_allclose(sampling[:kept], squared[:kept] / squared[:kept].sum(), rtol=1e-4)
     assert not any(sampling[kept:])

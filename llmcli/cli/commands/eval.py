@@ -487,7 +487,8 @@ def _answer_score(
     with model.opened() as (runtime, context):
         assistant = model.assistant(runtime)
         result = measure_answers(conversations, runtime, assistant.template, context, model.show_progress)
-        exact = score_exact(conversations, assistant, partial(model.show_progress, document="exact answers"))
+        show_progress = partial(model.show_progress, document="exact answers")
+        exact, questions = score_exact(conversations, assistant, show_progress)
     if result.truncated or result.left_out:
         console.note(
             f"{model.name}: {result.truncated:,} conversations are truncated to the context of {context:,} "
@@ -501,8 +502,8 @@ def _answer_score(
         context,
         of="answers",
         conversations=result.conversations,
-        exact=exact.exact,
-        questions=exact.questions,
+        exact=exact,
+        questions=questions,
     )
 
 

@@ -227,24 +227,26 @@ class TokenSurprisals:
     def show_lines(self, first_lines: "Sequence[int]", top: int, *, json_: bool) -> None:
         """Print the lines with the highest surprisal. `first_lines` is the number of the first line in each
         file."""
-        from llmcli.evaluation.evaluator import surprisal_of_lines
+        from llmcli.evaluation.evaluator import tokens_of_lines
 
         rows: list[dict[str, Any]] = []
         for (file, ids, tokens, bits), first_line in zip(self._documents(), first_lines, strict=True):
-            rows += [
-                {
+            texts = b"".join(tokens).split(b"\n")
+            for number, inside in tokens_of_lines(tokens):
+                line_bits = sum(bits[i] for i in inside)
+                highest = max(inside, key=bits.__getitem__)
+                row = {
                     "file": file,
-                    "line": first_line + line.number - 1,
-                    "text": line.text.decode("utf-8", "replace"),
-                    "bits": round(line.bits, 4),
-                    "bits_per_byte": round(line.bits / line.bytes, 6),
+                    "line": first_line + number - 1,
+                    "text": texts[number - 1].decode("utf-8", "replace"),
+                    "bits": round(line_bits, 4),
+                    "bits_per_byte": round(line_bits / sum(len(tokens[i]) for i in inside), 6),
                     "most_surprising": {
-                        "text": self.tokenizer.label(ids[line.top_token]),
-                        "bits": round(bits[line.top_token], 4),
+                        "text": self.tokenizer.label(ids[highest]),
+                        "bits": round(bits[highest], 4),
                     },
                 }
-                for line in surprisal_of_lines(tokens, bits)
-            ]
+                rows.append(row)
         rows.sort(key=lambda row: -row["bits"])
         if json_:
             console.json_result({"model": self.model, **as_json(self._figures), "lines": rows})

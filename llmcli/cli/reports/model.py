@@ -158,9 +158,9 @@ def _print_training(header: "Header", record: TrainingRecord) -> None:
     if record.probe and (points := probe_points(record)):
         console.heading(f"likeliest next words during training, prompt {record.probe.prompt!r}")
         steps = []
-        for point in _spread(points):
-            likeliest = (f"{text!r} {share:.0%}" for text, share in point.likeliest[:MAX_LIKELIEST])
-            steps.append((f"step {point.step:,}", ", ".join(likeliest)))
+        for step, _, likeliest in _spread(points):
+            words = (f"{text!r} {share:.0%}" for text, share in likeliest[:MAX_LIKELIEST])
+            steps.append((f"step {step:,}", ", ".join(words)))
         tables.pairs(steps)
     if record.verdict:
         console.heading("summary")

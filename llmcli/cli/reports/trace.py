@@ -85,12 +85,8 @@ def step_json(step: "TraceStep", tokenizer: "Tokenizer") -> "Json":
         "candidates": list(map(candidate_json, step.candidates)),
         "left": step.remaining,
         "cuts": [
-            {
-                "by": removal.filter,
-                "tokens": removal.tokens,
-                "probability": round(removal.probability, 6),
-            }
-            for removal in step.removals
+            {"by": name, "tokens": tokens, "probability": round(probability, 6)}
+            for name, tokens, probability in step.removals
         ],
         "entropy_bits": round(step.entropy, 6),
         "spelling": step.retokenized,

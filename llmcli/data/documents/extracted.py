@@ -4,7 +4,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO, TypeAlias
 
 
@@ -13,16 +12,8 @@ class ExtractionError(Exception):
     document's name. Any other exception means that it is damaged."""
 
 
-@dataclass(frozen=True)
-class DocumentStart:
-    """The beginning of a document in a collection, such as a message in a mailbox."""
-
-    name: str  # unique in the collection
-    bytes: int
-
-
 File: TypeAlias = IO[bytes]  # open for reading
 SkippedParts: TypeAlias = Counter[str]
-# blocks of text in reading order, each ending in "\n"; in a collection, each document begins with a
-# DocumentStart
-Extracted: TypeAlias = "Iterator[str | DocumentStart]"
+# blocks of text in reading order, each ending in "\n"; in a collection, such as a mailbox, each document begins
+# with (its name, which is unique in the collection; its size in bytes)
+Extracted: TypeAlias = Iterator[str | tuple[str, int]]

@@ -10,7 +10,7 @@ from email.message import Message
 from email.parser import BytesParser
 from typing import cast
 
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, File, SkippedParts
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.text.encodings import codec_of
 from llmcli.errors import LLMError
 
@@ -47,7 +47,7 @@ def extract(file: File, skipped: SkippedParts) -> Extracted:
         if text:
             has_text = True
             if is_mailbox:
-                yield DocumentStart(str(number), len(data))
+                yield str(number), len(data)
             yield text + "\n"
     if not has_text and not skipped:
         raise ExtractionError("has no messages")

@@ -3,7 +3,7 @@
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from llmcli import units
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, File, SkippedParts
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.documents.html import decode, main_text
 
 _RECORDS = WarcRecordType.response | WarcRecordType.conversion
@@ -22,7 +22,7 @@ def extract(file: File, skipped: SkippedParts) -> Extracted:
                 continue
             pages += 1
             uri = "".join(filter(str.isprintable, record.headers.get("WARC-Target-URI") or ""))
-            yield DocumentStart(f"{pages} {uri[:_MAX_NAME]}".strip(), min(record.content_length, _MAX_PAGE))
+            yield f"{pages} {uri[:_MAX_NAME]}".strip(), min(record.content_length, _MAX_PAGE)
             yield text
         if not pages and not skipped:
             raise ExtractionError("has no pages")

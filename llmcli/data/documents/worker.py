@@ -34,7 +34,7 @@ from typing import Any, TypeAlias
 from llmcli import units
 from llmcli.data.child_process import WriteFrame, answer_requests, end_after
 from llmcli.data.documents.compressed import content_size, decompressed
-from llmcli.data.documents.extracted import DocumentStart, Extracted, ExtractionError, File, SkippedParts
+from llmcli.data.documents.extracted import Extracted, ExtractionError, File, SkippedParts
 from llmcli.data.regular_file import open_regular
 from llmcli.data.text import file_types
 from llmcli.data.text.file_types import START_BYTES, FileType, compression
@@ -319,7 +319,7 @@ def _read_document(
         blocks = _extracted(name, file, skipped, known)
     skipped_in_document = Counter[str]()
     numbers = itertools.count()
-    for block in itertools.chain([DocumentStart("", size)], blocks):
+    for block in itertools.chain([("", size)], blocks):
         if isinstance(block, str):
             # NUL is not text; text from JSON may have lone surrogates
             answer.add(block.replace("\0", "").encode("utf-8", "replace"))
@@ -331,8 +331,9 @@ def _read_document(
             answer.count_member()
             skipped_in_document.clear()
         place = [*at, number] if known.is_collection else at
-        inner = f"{name}/{block.name}".rstrip("/")
-        if not (answer.begin(place, inner, known.kind, block.bytes) or known.is_collection):
+        name_in_collection, document_bytes = block
+        inner = f"{name}/{name_in_collection}".rstrip("/")
+        if not (answer.begin(place, inner, known.kind, document_bytes) or known.is_collection):
             return
     answer.end("", skipped_in_document + skipped)
 

@@ -42,24 +42,13 @@ def read_curve(record: TrainingRecord) -> Curve:
     return Curve([*training], [*training.values()], [*validation], [*validation.values()], label)
 
 
-class ProbePoint(NamedTuple):
-    """The likeliest next words of the probe prompt after a step (tokens in files of earlier versions)."""
-
-    step: int
-    bits_per_byte: float | None  # validation loss
-    likeliest: Sequence[tuple[str, float]]  # pairs of a word and its probability
-
-
-def probe_points(record: TrainingRecord) -> list[ProbePoint]:
-    """List the probe's predictions by the kept model, in the order of the run."""
+def probe_points(record: TrainingRecord) -> list[tuple[int, float | None, Sequence[tuple[str, float]]]]:
+    """List the probe's predictions by the kept model, in the order of the run, as (step, validation loss in
+    bits per byte, pairs of a likely next word and its probability; a token in files of earlier versions)."""
     losses = dict(zip(record.curve.eval_step, record.curve.eval_bits_per_byte, strict=False))
     kept = steps_of_model(record)
     points = record.probe.predictions if record.probe else ()
-    return [
-        ProbePoint(step, losses.get(step), likeliest)
-        for step, likeliest in points
-        if step in kept and likeliest
-    ]
+    return [(step, losses.get(step), likeliest) for step, likeliest in points if step in kept and likeliest]
 
 
 def student_was_kept(record: TrainingRecord) -> bool:

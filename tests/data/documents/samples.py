@@ -9,15 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import IO, Any
 
-from llmcli.data.documents.extracted import DocumentStart
-
 TextAt = tuple[float, float, float, str]  # x, y, font size, text
 
 
 def extracted(module: Any, file: IO[bytes]) -> tuple[str, dict[str, int]]:
     """(the text of all parts, {reason: count} of what was skipped); each block ends in a line end."""
     skipped = Counter[str]()
-    blocks = [block for block in module.extract(file, skipped) if not isinstance(block, DocumentStart)]
+    blocks = [block for block in module.extract(file, skipped) if isinstance(block, str)]
     assert all(block.endswith("\n") for block in blocks)
     return "".join(blocks), +skipped
 

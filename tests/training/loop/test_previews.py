@@ -95,4 +95,4 @@ def test_only_predictions_of_the_kept_model_are_shown() -> None:
         "curve": {"eval_step": [10, 20, 30], "eval_bits_per_byte": [2.0, 1.5, 1.0]},
         "probe": {"prompt": "The", "predictions": [[10, [["a", 0.5]]], [20, [["b", 0.5]]], [25, [["c", 1]]], [30, []]]},
     })  # fmt: skip
-    assert [(point.step, point.bits_per_byte) for point in probe_points(record)] == [(20, 1.5), (25, None)]
+    assert [(step, bits) for step, bits, _ in probe_points(record)] == [(20, 1.5), (25, None)]
