@@ -56,9 +56,10 @@ class StoppedRun:
         return int(self.state.values.get("processes", 1))
 
     def take_state(self) -> State:
-        """Return the state, and drop its large arrays here."""
+        """Return the state, and drop its large arrays here: all but the losses."""
         taken = State(dict(self.state.arrays), self.state.values)
-        self.state.arrays.clear()
+        for name in taken.arrays.keys() - {"losses"}:
+            del self.state.arrays[name]
         return taken
 
 

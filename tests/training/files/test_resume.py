@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +259,14 @@ def test_a_resumed_run_reads_as_much_of_its_text(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(session, "prepare", recorded)
     assert train_here(HERE, steps=12).exit_code == 0 and seen == [123_456]
+
+
+def test_a_resumed_run_shows_the_losses_from_before_it_was_stopped(llm: Llm) -> None:
+    assert interrupted_here(HERE, steps=12, step=3).exit_code == 130
+    command = ["train", "c.txt", *OPTIONS, "--steps", 12]
+    resumed, whole = (llm(*command, "-o", name).stderr for name in ("model.safetensors", "whole.safetensors"))
+    assert "resuming from step 3" in resumed
+    assert re.findall(r"training \d\.\d+", resumed)[-1] == re.findall(r"training \d\.\d+", whole)[-1]
 
 
 def test_adapters_alone_resume_where_they_were_stopped(tiny_model: Path) -> None:
