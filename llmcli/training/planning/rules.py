@@ -103,7 +103,7 @@ def model_reasons(
     tied = f"the embedding has {'more' if model.tie_word_embeddings else 'fewer'} parameters than the layers"
     return {
         "size": size,
-        "shape": REQUESTED if fixed else "shallow models take more steps per minute",
+        "shape": REQUESTED if fixed else "short runs need few layers, long runs more",
         "tied": tied if request.tie is None else REQUESTED,
     }
 

@@ -21,7 +21,7 @@ def test_every_row_of_a_plan() -> None:
     assert [(row.name, row.value, row.reason) for row in plan(PlanRequest(epochs=2, threads=1)).rows] == [
         ("budget", "2 epochs", "as requested"),
         ("model size", "320,160 parameters", "best size for the number of training tokens"),
-        ("architecture", "2 layers, hidden size 96, 2 heads", "shallow models take more steps per minute"),
+        ("architecture", "2 layers, hidden size 96, 2 heads", "short runs need few layers, long runs more"),
         ("context length", "1024 tokens", "long enough for induction heads to find earlier occurrences"),
         ("initialization", "induction heads", "they emerge too slowly in short runs"),
         ("tied embeddings", "no", "the embedding has fewer parameters than the layers"),
