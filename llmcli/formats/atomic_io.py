@@ -246,16 +246,16 @@ def check_directory(directory: Path, others: Callable[[], Iterable[Path]], kind:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
     require_directory(directory.parent)
-    if not directory.is_dir() or not any(directory.iterdir()):
+    if not directory.is_dir():
         return
-    if other := min(others(), default=None):
-        problem = f"contains {other.relative_to(directory)}, which is not part of a {kind} and would be lost"
-        raise LLMError(f"{directory} {problem}; move it away, or name another directory")
     current = Path.cwd()
     if os.path.ismount(directory) or directory.resolve() in (current, *current.parents):
         problem = "cannot be replaced: another disk is mounted there, or it is the current directory"
         raise LLMError(f"{directory} {problem}; name another directory, such as {directory / kind}")
-    if not force:
+    if other := min(others(), default=None):
+        problem = f"contains {other.relative_to(directory)}, which is not part of a {kind} and would be lost"
+        raise LLMError(f"{directory} {problem}; move it away, or name another directory")
+    if not force and any(directory.iterdir()):
         advice = f"add `overwrite=True` to replace the {kind} in it, or give another name"
         raise LLMError(f"{directory} is not empty; {advice}")
 

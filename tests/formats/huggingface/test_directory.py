@@ -198,9 +198,12 @@ def test_export_does_not_replace_a_directory_without_force(directory: Path, tiny
         result = llm("export", tiny_model, output, "--to", "hf", "--force")
         assert result.exit_code == 1 and " contains " in result.stderr and "the model to export" in result.stderr
     assert tiny_model.read_bytes() == before
-    monkeypatch.chdir(directory)
-    result = llm("export", tiny_model, ".", "--to", "hf", "--force")
-    assert result.exit_code == 1 and "the current directory; name another directory, such as model" in result.stderr
+    empty = tiny_model.parent.joinpath("empty").absolute()
+    empty.mkdir()
+    for current in (directory.absolute(), empty):
+        monkeypatch.chdir(current)
+        result = llm("export", tiny_model, ".", "--to", "hf", "--force")
+        assert result.exit_code == 1 and "the current directory; name another directory, such as model" in result.stderr
 
 
 def inside(directory: Path) -> dict[str, bytes]:
