@@ -63,7 +63,8 @@ class RunningRequests:
 
     def _wake(self) -> None:
         self._is_woken = False
-        self._has_arrived.set()
+        if self._arrived:  # otherwise, they have been read since
+            self._has_arrived.set()
 
     async def _wait(self, seconds: float) -> None:
         """Wait for an event or for some seconds. (Before Python 3.12, `asyncio.wait_for` loses a cancellation

@@ -35,6 +35,7 @@ class WatchServer:
         self._page = page
         self.state = b"{}"
         self._shown = self.state
+        self._shown_since = -math.inf
         self._asked = -math.inf  # time of the last request for the state
         self._model: tuple[str, Callable[[], bytes]] | None = None
         self._making = threading.Lock()
@@ -57,9 +58,11 @@ class WatchServer:
         self._model = name, cache(make)
 
     def stop(self) -> None:
-        """Stop serving, once an open page has the last state, and the page of the model is built if it was
+        """Stop serving, once all open pages have the last state, and the page of the model is built if it was
         requested."""
-        while self._shown is not self.state and time.monotonic() < self._asked + OPEN_SECONDS:
+        while (now := time.monotonic()) < self._asked + OPEN_SECONDS:
+            if self._shown is self.state and now >= self._shown_since + OPEN_SECONDS:
+                break
             time.sleep(0.05)
         self._server.stop()
         with self._making:
@@ -72,7 +75,9 @@ class WatchServer:
         return HTMLResponse(self._page, headers=HEADERS | policy)
 
     async def _show_state(self, _: Request) -> Response:
-        self._shown, self._asked = self.state, time.monotonic()
+        self._asked = time.monotonic()
+        if self._shown is not self.state:
+            self._shown, self._shown_since = self.state, self._asked
         return Response(self._shown, media_type="application/json", headers=HEADERS)
 
     def _show_model(self, request: Request) -> Response:

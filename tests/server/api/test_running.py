@@ -20,7 +20,7 @@ from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load
 from llmcli.formats.training_record import TrainingRecord
 from llmcli.generation.engine import engine
-from llmcli.generation.engine.requests import EngineLimits, GenerationRequest
+from llmcli.generation.engine.requests import EngineLimits, Finished, GenerationRequest, Started, Token
 from llmcli.generation.next_words import next_words
 from llmcli.generation.token_healing import Prompt
 from llmcli.server.api import prompts, running
@@ -308,6 +308,20 @@ def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
 
     short, first, second, alone = asyncio.run(story())
     assert first == second == alone and short == alone[:5]
+
+
+def test_a_stream_has_a_comment_only_after_a_wait_without_events():
+    """Here, the first two events are read before the event loop learns that they have arrived."""
+
+    async def story():
+        request = GenerationRequest("text", Prompt([5, 6]), SamplingConfig(max_tokens=1))
+        process = running.RunningRequests(None, [request])
+        process._receive(0, Started(2, 0))
+        process._receive(0, Token(5, b"a", 0.0))
+        asyncio.get_running_loop().call_later(0.1, process._receive, 0, Finished("length", 1))
+        return [item async for item in process.events()]
+
+    assert [type(event) for _, event in asyncio.run(story())] == [Started, Token, Finished]
 
 
 def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):

@@ -2,6 +2,8 @@
 
 import http.client
 import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -65,3 +67,16 @@ def test_the_page_of_the_model_is_made_once_it_is_asked_for(server: tuple[WatchS
     assert "content-disposition" not in get(port, "/model")[1]
     named = "attachment; filename*=UTF-8''%E9%A3%9F%E3%81%B9%E7%89%A9.html"
     assert get(port, "/model?download")[1]["content-disposition"] == named
+
+
+def test_at_the_end_every_open_page_gets_the_last_state() -> None:
+    watch = WatchServer(b"<!DOCTYPE html>", "127.0.0.1", 0)
+    port = int(watch.urls[0].rpartition(":")[2])
+    assert get(port, "/state")[2] == b"{}"
+    watch.state = b'{"phase": "saved"}'
+    end = threading.Thread(target=watch.stop)
+    end.start()
+    assert get(port, "/state")[2] == watch.state
+    time.sleep(0.5)  # a page asks every second: another one asks now
+    assert get(port, "/state")[2] == watch.state
+    end.join()
