@@ -33,7 +33,7 @@ MAX_EVALUATIONS = 1000  # maximum forward passes; fewer for a large model ...
 MAX_WORK = 5e9  # ... so that evaluations x parameters stay below this ...
 MIN_EVALUATIONS = 30  # ... but at least this many
 PROMPT_SHARE = 4  # one in four evaluations goes to tokenizations of the prompt's end
-MAX_WORD_TOKENS = 16  # context tokens kept free for the word
+MAX_WORD_TOKENS = 16  # context tokens kept free for the word, at most half of the context
 SPACES = " \t\u3000"  # white space before a word
 END = "<end>"  # shown as the next word where the document would end
 MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
@@ -111,7 +111,7 @@ def next_words(
         prompt,
         max_evaluations=prompt_limit,
         negligible=MIN_PROBABILITY,
-        reserve=MAX_WORD_TOKENS,
+        reserve=min(MAX_WORD_TOKENS, runtime.context // 2),
     )
     search = _WordSearch(tokenizer, in_word=prompt.in_word or _ends_in_word(tokenizer, prompt.ids))
     explored = 1 - first.unexplored

@@ -221,9 +221,10 @@ def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():
         def encode(self, text):
             return list(range(1, len(text) + 1))
 
-    model = tree(20, 31, lambda path: {0: 1.0})
-    next_words(model, Counting("abcdefghijklmnopqrstuvwxyz0123"), "x" * 30)
-    assert model.seen[0] == [27, 28, 29, 30]
+    for context, prompt_tokens in ((40, 24), (20, 10), (5, 3), (2, 1)):  # the word has at most half of the context
+        model = tree(context, 31, lambda path: {0: 1.0})
+        next_words(model, Counting("abcdefghijklmnopqrstuvwxyz0123"), "x" * 30)
+        assert model.seen[0] == [*range(31 - prompt_tokens, 31)], context
 
 
 def test_only_letters_right_after_letters_continue_the_last_word():

@@ -3,7 +3,7 @@ const MAX_UNEXPLORED = 0.001; // the search for words stops when less probabilit
 const MAX_EVALUATIONS = 1000, MIN_EVALUATIONS = 30, MAX_WORK = 5e9; // of the model, and evaluations x parameters
 const PROMPT_SHARE = 4; // one in four evaluations is for the tokenizations of the prompt's end
 const MAX_OPEN = 4 * MAX_EVALUATIONS; // spellings that are kept; of more, only the most likely will ever be followed
-const MAX_WORD_TOKENS = 16; // tokens of the context kept free for the word
+const MAX_WORD_TOKENS = 16; // tokens of the context kept free for the word, at most half of the context
 const MIN_PROBABILITY = 1e-7; // less likely spellings stay unexplored
 const SHOW_EVERY = 150; // milliseconds between two looks
 const END = "<end>"; // the word that stands for the end of the text
@@ -58,10 +58,11 @@ async function nextTokens(runtime, vocabulary, prompt, settings, check) {
 async function* nextWords(runtime, vocabulary, prompt, settings, check) {
   const end = completeText([...prompt.head, ...prompt.tail].slice(-4).map((id) => vocabulary.tokens[id]).join(""));
   const limit = Math.max(MIN_EVALUATIONS, Math.min(MAX_EVALUATIONS, Math.floor(MAX_WORK / runtime.model.config.parameters)));
+  const reserve = Math.min(MAX_WORD_TOKENS, Math.floor(runtime.context / 2));
   const thorough = { most: Math.floor(limit / PROMPT_SHARE), negligible: MIN_PROBABILITY };
   let shown = performance.now(), looks = 0;
   for (const [evaluations, options] of [[QUICK_EVALUATIONS, {}], [limit, thorough]]) {
-    const read = await readPrompt(runtime, vocabulary, prompt, settings, check, { ...options, reserve: MAX_WORD_TOKENS });
+    const read = await readPrompt(runtime, vocabulary, prompt, settings, check, { ...options, reserve });
     const words = new WordSearch(vocabulary, end), { search } = read;
     for (const { continuations } of read.choices) {
       for (const one of continuations) words.begin(one, 1 - read.unexplored);
