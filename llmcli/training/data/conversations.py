@@ -177,9 +177,12 @@ class PreparedConversations:
         learn."""
         training, truncated = self.training.truncated(context + 1)
         if not len(training):
+            model = self.divided.inputs.base or self.divided.inputs.like
+            is_longest = model and context == model.config.max_position_embeddings
+            advice = "use a model with a longer context" if is_longest else "give a larger `context`"
             raise LLMError(
                 f"no answer begins within a context of {context} tokens: the shortest conversation has "
-                f"{int(self.training.lengths.min()):,}; give a larger `context`"
+                f"{int(self.training.lengths.min()):,}; {advice}"
             )
         held_out, _ = self.held_out.truncated(context + 1)
         too_long = len(self.training) - len(training)

@@ -214,6 +214,9 @@ def test_conversations_without_anything_to_learn_are_left_out_or_an_error() -> N
         prepared(conversations=inputs([conversation(*pair) for pair in PAIRS], held_out=0.999))
     with pytest.raises(LLMError, match=r"no answer begins within a context of 8 tokens.*larger `context`"):
         prepared(context=8)
+    like = random_checkpoint(replace(ready.plan.model, max_position_embeddings=8))
+    with pytest.raises(LLMError, match=r"no answer begins within a context of 8 tokens.*; use a model with a longer"):
+        prepared(conversations=replace(inputs(), like=like), context=8)
 
 
 def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
