@@ -65,11 +65,11 @@ def score_labels(
 ) -> LabelScore:
     """Choose the last answer of each conversation. Raises LLMError if the answer of a conversation is not
     among the choices."""
-
-    for conversation in conversations:
-        if (answer := conversation.messages[-1].content) not in choices:
+    labels = [conversation.messages[-1].content.strip() for conversation in conversations]
+    for conversation, label in zip(conversations, labels, strict=True):
+        if label not in choices:
             raise LLMError(
-                f"{conversation.source}: the answer {brief(answer)} is not among the choices; add it"
+                f"{conversation.source}: the answer {brief(label)} is not among the choices; add it"
             )
     chosen = []
     confidences = []
@@ -78,5 +78,4 @@ def score_labels(
         chosen.append(best.text)
         confidences.append(probability)
         on_progress(number / len(conversations))
-    labels = [conversation.messages[-1].content for conversation in conversations]
     return LabelScore(list(choices), labels, chosen, confidences)

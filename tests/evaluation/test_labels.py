@@ -29,7 +29,7 @@ def test_eval_counts_what_choose_chooses(tmp_path: Path, llm: Llm) -> None:
     model = llmcli.load(write_chat_model(tmp_path / "model.safetensors"))
     labels = ["cat", "dog", "りんご"]
     rows = [(f"The {i} mat sat {i * 7 % 11}", labels[i % 3]) for i in range(30)]
-    (tmp_path / "labels.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows), "utf-8")
+    (tmp_path / "labels.tsv").write_text("".join(f"{text}\t {label} \n" for text, label in rows), "utf-8")
     best = {text: model.choose([{"role": "user", "content": text}], labels)[0] for text, _ in rows}
     run = llm("eval", "labels.tsv", "--choices", "answers", "--json")
     assert run.exit_code == 0, run.stderr

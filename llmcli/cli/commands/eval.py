@@ -555,7 +555,9 @@ def _evaluate_choices(
     if options.choices == "answers":
         choices = list(
             dict.fromkeys(
-                conversation.messages[-1].content for file in files for conversation in file.conversations
+                conversation.messages[-1].content.strip()
+                for file in files
+                for conversation in file.conversations
             )
         )
         check_choices(choices, "--choices answers")
