@@ -89,15 +89,15 @@ def load_inputs(
         splits = (TRAINING, HELD_OUT) if val is None else (TRAINING,)
         corpus = read_sources(corpus, reading, splits=splits, on_read=progress)
     sources, val_sources = corpus.divided()
-    sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)
     reading = replace(reading, boilerplate=sources.boilerplate)
     fraction = recipe.HELD_OUT
     if isinstance(val, str) and Path(val).exists():
         val_sources = read_sources([val], reading, on_read=progress)
     elif val is not None:
         fraction = _fraction(val)
-    _check_kinds(val_sources, sources)
     check_reading(reading, (sources, val_sources))
+    sources, left_out = _with_enough_text(sources, fine_tunes=base is not None)
+    _check_kinds(val_sources, sources)
     _check_output(sources, val_sources, output)
     base_sha256 = loading.fingerprint(base_model) if base_model else ""
     template = None
