@@ -208,9 +208,8 @@ class PreparedConversations:
         if known := known_text(self.divided.known_share):
             held_out += f" ({known})"
         yield f"{len(self.training):,} for training, {held_out}"
-        names = ", ".join(Path(file.name).name for file in files[:MAX_NAMES])
-        more = f" and {len(files) - MAX_NAMES} more files" if len(files) > MAX_NAMES else ""
-        yield f"{', '.join(dict.fromkeys(file.shape for file in files))} in {names}{more}"
+        names = units.listed([Path(file.name).name for file in files], MAX_NAMES)
+        yield f"{', '.join(dict.fromkeys(file.shape for file in files))} in {names}"
         if self.divided.available > chosen:
             yield f"the time budget allows for {chosen:,} of {self.divided.available:,}"
         for count, what in (

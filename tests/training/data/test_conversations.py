@@ -163,15 +163,16 @@ def test_few_different_answers_are_labels() -> None:
 
 
 def test_the_plan_says_what_is_trained_on() -> None:
-    ready = prepared(
-        conversations=Inputs(Sources(Corpus(()), (conversation_file([conversation(*p) for p in PAIRS], dropped=3),)))
-    )
+    file = conversation_file([conversation(*pair) for pair in PAIRS], dropped=3)
+    ready = prepared(conversations=Inputs(Sources(Corpus(()), (file,))))
     corpus, learned = row(ready.plan, "corpus"), row(ready.plan, "learned tokens")
     assert corpus.value == "35 conversations"
     assert corpus.reason == ("31 for training, 4 held out; messages in chats.jsonl; 3 left out: no answer")
     tokens = ready.conversations.training
     assert learned.value == f"{tokens.targets:,} of {len(tokens.ids):,}"
     assert [one.name for one in ready.plan.rows][:3] == ["corpus", "learned tokens", "vocabulary"]
+    several = prepared(conversations=Inputs(Sources(Corpus(()), (file,) * 4)))
+    assert "; messages in chats.jsonl, chats.jsonl, chats.jsonl and 1 more;" in row(several.plan, "corpus").reason
 
 
 def test_the_model_has_the_tokenizer_and_the_chat_template_of_its_run() -> None:
