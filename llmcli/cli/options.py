@@ -21,7 +21,7 @@ from typer.models import OptionInfo
 
 from llmcli.cli.terminal import console
 from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SAMPLING, Grammar, SamplingConfig
-from llmcli.errors import LLMError, brief, command_line, option_of, usage
+from llmcli.errors import LLMError, as_argument, brief, command_line, option_of, usage
 
 if TYPE_CHECKING:
     from typer._click import Parameter as TyperParameter
@@ -458,7 +458,7 @@ def _other_models(option: str) -> str:
             return False
 
     if models := [*islice(filter(is_model, model_files(Path())), MAX_NAMED_MODELS)]:
-        return f"name another: {' or '.join(option + command_line([str(path)]) for path in models)}"
+        return f"name another: {' or '.join(option + command_line([as_argument(path)]) for path in models)}"
     return f"train one: llm train corpus.txt, or name a model: {option}FILE"
 
 

@@ -151,7 +151,9 @@ def test_models_that_can_chat_are_named_and_no_others(llm: Llm) -> None:
         assert llm(*words).stderr == f"error: there is no model.safetensors here; {advice}\n"
     assert "; 1 file of LoRA adapters; 1 cannot be read" in llm("models").stderr
     Path("a.gguf").unlink()
-    Path("b.safetensors").unlink()
+    Path("b.safetensors").rename("-b.safetensors")
+    assert llm("inspect").stderr.endswith("; name another: llm inspect ./-b.safetensors\n")
+    Path("-b.safetensors").unlink()
     assert "train a model that can chat: llm train FILE (FILE: a table of questions" in llm("chat", "hi").stderr
 
 
