@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmcli.data.conversations.chat_template import ChatTemplate
 from llmcli.data.conversations.messages import Conversation
+from llmcli.errors import prefixed
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,14 @@ class ConversationTokens:
 
     @classmethod
     def encode(cls, conversations: Iterable[Conversation], template: ChatTemplate) -> "ConversationTokens":
-        """Tokenize the conversations that have an answer to learn."""
-        encoded = ((template.encode_conversation(each.messages), each) for each in conversations)
-        answered = [(tokens, each) for tokens, each in encoded if any(tokens[1][1:])]
+        """Tokenize the conversations that have an answer to learn. Raises LLMError like
+        `ChatTemplate.encode_conversation`."""
+        answered = []
+        for each in conversations:
+            with prefixed(each.source):
+                tokens = template.encode_conversation(each.messages)
+            if any(tokens[1][1:]):
+                answered.append((tokens, each))
         return cls.of((tokens for tokens, _ in answered), tuple(each for _, each in answered))
 
     @classmethod
