@@ -163,6 +163,7 @@ WRONG = [
     (2, "train c.txt --time 5m --steps 3", "give one of them"),
     (1, "train c.txt --tokenizer wordpiece", "name bpe, char or a tokenizer.json"),
     (1, "train c.txt --tokenizer .", "is a directory; name bpe, char or a tokenizer.json"),
+    (1, "train c.txt --tokenizer model.safetensors", "is not UTF-8 text; name bpe, char or a tokenizer.json"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
     (1, "train c.txt -o -", "which is standard output; give a file name: -o model.safetensors"),
     (1, "train c.txt --dry-run -o no/m.safetensors", "/no; make it first: mkdir -p"),

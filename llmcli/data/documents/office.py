@@ -64,12 +64,11 @@ _Notes: TypeAlias = dict[tuple[str, str], str]  # (referring element, identifier
 def extract(file: File, skipped: SkippedParts) -> Extracted:
     with packages.open_package(file) as package:
         names = package.namelist()
-        main = next(iter(_related(package, "", "officeDocument").values()), "")
         if "content.xml" in names:
             if _MANIFEST in names and packages.elements(package, _MANIFEST, "encryption-data"):
                 raise ExtractionError("is encrypted; save it without a password first")
             blocks = _blocks(package, "content.xml", _OPEN_DOCUMENT)
-        elif not main:
+        elif not (main := next(iter(_related(package, "", "officeDocument").values()), "")):
             raise ExtractionError("is neither a text document nor a presentation")
         elif main.startswith("ppt/"):
             blocks = _slides(package, main)

@@ -492,5 +492,7 @@ def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> tuple[str, 
     try:
         text = data.decode("utf-8")
         return text, Tokenizer.from_json(text)
-    except (LLMError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise LLMError(f"{path} is not UTF-8 text; name {expected}") from error
+    except LLMError as error:
         raise LLMError(f"{path}: {error}") from error
