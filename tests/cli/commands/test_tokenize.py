@@ -89,10 +89,7 @@ def test_a_conversation_that_the_template_refuses_is_named(llm: Llm, tiny_model:
     model.tokenizer_config_json = with_chat_template(model.tokenizer_config_json, source)
     save(tiny_model, model)
     refused = "pairs.jsonl line 2: the model's chat template refuses these messages: no fruit\n"
-    for words in (
-        ("tokenize", "--chat"),
-        ("eval",),
-        ("train", "--from", tiny_model, "--steps", 1, "-o", "new.safetensors"),
-    ):
+    train = ("train", "--from", tiny_model, "--steps", 1, "-o", "new.safetensors")
+    for words in (("tokenize", "--chat"), ("eval",), train):
         answer = llm(*words, pairs)
         assert answer.exit_code == 1 and answer.stderr.endswith(refused), answer.stderr

@@ -96,6 +96,7 @@ def odt(body: str) -> IO[bytes]:
     )
     return zipped({
         "mimetype": "application/vnd.oasis.opendocument.text",
+        "_rels/.rels": "<",  # damaged, but not read
         "content.xml": f"<office:document-content {spaces}><office:body><office:text>{body}</office:text></office:body>"
         "</office:document-content>",
     })  # fmt: skip

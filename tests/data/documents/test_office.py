@@ -72,13 +72,6 @@ def test_an_open_document_text() -> None:
     )
 
 
-def test_the_relations_of_an_open_document_are_not_read() -> None:
-    file = samples.odt("<text:p>one</text:p>")
-    with zipfile.ZipFile(file, "a") as package:
-        package.writestr("_rels/.rels", "<")
-    assert extract(file) == "one\n"
-
-
 def test_slides_in_the_order_of_the_presentation() -> None:
     table = "<a:tbl><a:tr>{}{}</a:tr></a:tbl>".format(
         *(f"<a:tc><a:p><a:r><a:t>{c}</a:t></a:r></a:p></a:tc>" for c in "ab")

@@ -314,8 +314,7 @@ def test_a_stream_has_a_comment_only_after_a_wait_without_events():
     """Here, the first two events are read before the event loop learns that they have arrived."""
 
     async def story():
-        request = GenerationRequest("text", Prompt([5, 6]), SamplingConfig(max_tokens=1))
-        process = running.RunningRequests(None, [request])
+        process = running.RunningRequests(None, [GenerationRequest("text", Prompt([5, 6]), SamplingConfig())])
         process._receive(0, Started(2, 0))
         process._receive(0, Token(5, b"a", 0.0))
         asyncio.get_running_loop().call_later(0.1, process._receive, 0, Finished("length", 1))
