@@ -48,7 +48,7 @@ class TrainingLosses:
         values = stopped.values
         first = values["student_from"] or 0
         answers_from = values["conversations_from"]
-        for step, loss in enumerate(stopped.arrays.get("losses", ()), 1):
+        for step, loss in enumerate(stopped.arrays["losses"], 1):
             if step > first:
                 self._add(step, float(loss), of_answers=answers_from is not None and step > answers_from)
         self.evaluations[:0] = [(step, bits) for step, bits in values["evaluations"] if step > first]

@@ -60,15 +60,18 @@ class WatchServer:
     def stop(self) -> None:
         """Stop serving, once all open pages have the last state, and the page of the model is built if it was
         requested."""
-        while (now := time.monotonic()) < self._asked + OPEN_SECONDS:
-            if self._shown is self.state and now >= self._shown_since + OPEN_SECONDS:
-                break
+        while self._is_awaited():
             time.sleep(0.05)
         self._server.stop()
         with self._making:
             self._model = None
         self._thread.join(ENDING_SECONDS)
         self._listener.close()
+
+    def _is_awaited(self) -> bool:
+        """Return whether an open page may not have the last state yet."""
+        since = self._shown_since if self._shown is self.state else self._asked
+        return time.monotonic() < since + OPEN_SECONDS
 
     async def _show(self, _: Request) -> Response:
         policy = {"Content-Security-Policy": "frame-ancestors 'none'"}  # the page itself declares the rest
