@@ -47,8 +47,8 @@ class BatchResult(Generated):
 
     @property
     def left_out(self) -> dict[str, int]:
-        """What does not fit the context, so that the model does not see it: "cut" is the number of tokens at
-        the beginning of a text, and "dropped_turns" the number of turns of a conversation."""
+        """What was left out because the context is too short: "cut" is the number of tokens at the beginning
+        of a text, and "dropped_turns" the number of turns of a conversation."""
         if self.request is None or self.started is None:
             return {}
         cut = len(self.request.prompt.ids) - self.started.prompt_tokens

@@ -100,8 +100,8 @@ def generate(
 
 
 class GeneratedText:
-    """A text during generation: it chooses each token from logits, and detects the end of the text. It does
-    not run the model: `decode` passes the logits of one runtime, the engine those of a batch of texts."""
+    """A text during generation: it chooses each token from logits, and detects the end of the text. Its
+    callers run the model: `decode` for one text, the engine for a batch of texts."""
 
     def __init__(
         self,

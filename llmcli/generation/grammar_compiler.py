@@ -105,7 +105,7 @@ def _answer(request: Mapping[str, Any], _: object) -> dict[str, str]:
     grammar = Grammar(request["kind"], request["text"], request["lenient"])
     try:
         lark = _as_lark(grammar, request["begins_with_space"])
-    except Exception as problem:  # of any kind, for instance from the converter of GBNF
+    except Exception as problem:  # the GBNF converter raises several types
         reason = " ".join(str(problem).split())
         return {"error": reason.replace("'root' rule", "'root' rule (GBNF) or 'start' rule (Lark)")}
     # its errors depend on the vocabulary

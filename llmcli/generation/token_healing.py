@@ -399,7 +399,7 @@ class TokenizationSearch:
         """Return the logits [V] after the head and the tokens of each path, which has at least one token.
         Tokens shared by the beginnings of all paths are processed at most once."""
         self.evaluations += len(paths)
-        # of sorted paths, the first and the last differ most
+        # the first and the last path in sorted order have the shortest common prefix
         length = min(shared_length(min(paths), max(paths)), min(map(len, paths)) - 1)
         shared = paths[0][:length]
         cached = shared_length(shared, self._cached)

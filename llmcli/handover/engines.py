@@ -30,7 +30,7 @@ FOR_MODEL_TYPE = (
     "torchtitan_config.py",
     "skypilot.yaml",
 )
-LEARNING_RATE = "3.0e-4"  # of AdamW [chosen]
+LEARNING_RATE = "3.0e-4"  # for AdamW [chosen]
 FINAL_LEARNING_RATE = "3.0e-5"  # [chosen]
 WARMUP = 0.05  # share of the steps; the optimizer state is new [chosen]
 MIN_STEPS = 10

@@ -14,6 +14,6 @@ class ExtractionError(Exception):
 
 File: TypeAlias = IO[bytes]  # open for reading
 SkippedParts: TypeAlias = Counter[str]
-# blocks of text in reading order, each ending in "\n"; in a collection, such as a mailbox, each document begins
-# with (its name, which is unique in the collection; its size in bytes)
+# blocks of text in reading order, each ending in "\n"; in a collection, such as a mailbox, each document
+# begins with (its name, which is unique in the collection; its size in bytes)
 Extracted: TypeAlias = Iterator[str | tuple[str, int]]
